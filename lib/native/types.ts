@@ -1,0 +1,131 @@
+/**
+ * The surface of the addon, typed by hand. Nothing else knows what C++ exports.
+ *
+ * Every failure is an `Error` with `code` (`ERR_…`), and where a system call
+ * failed `errno` (a name such as `ENOENT`) and `syscall`; `context` holds the
+ * facts of the failure as plain strings and numbers.
+ */
+export interface NativeError extends Error {
+  code: string;
+  errno?: string;
+  syscall?: string;
+  context?: Record<string, string | number>;
+}
+
+export interface NativeDriveConfig {
+  /** What the guest reads by GET_ID, at most 20 bytes. */
+  id: string;
+  path: string;
+  readOnly: boolean;
+}
+
+/** Complete and defaulted: C++ fills nothing in. */
+export interface NativeMachineConfig {
+  kernelPath: string;
+  /** `undefined` when the kernel needs none. */
+  initrdPath: string | undefined;
+  /** The caller's part; the addon appends what the host kind and the devices need. */
+  commandLine: string;
+  vcpus: number;
+  /** In MiB. */
+  memoryMib: number;
+  drives: NativeDriveConfig[];
+  /** `undefined`: no vsock device. */
+  vsockCid: number | undefined;
+  rng: boolean;
+  /** `false`: the guest gets no virtio-console; the serial port still captures early output. */
+  console: boolean;
+  /** Capacity of the console ring in bytes; older output is dropped first. */
+  consoleBytes: number;
+}
+
+export type NativeMachineState =
+  | 'created'
+  | 'running'
+  | 'paused'
+  | 'stopped'
+  | 'crashed'
+  | 'closed';
+
+/** Why the vCPUs stopped for good. */
+export type NativeExitReason = 'poweroff' | 'reset' | 'panic' | 'killed' | 'fault';
+
+export type NativeEvent =
+  /** The guest connected to `port`, on which the host listens; `fd` is ours to own. */
+  | { type: 'vsock-connection'; port: number; guestPort: number; fd: number }
+  /** The last event of a machine. `fault`: the VMM or KVM could not go on; `message` says why. */
+  | { type: 'exit'; reason: NativeExitReason; message: string; context: Record<string, string | number> }
+  /** A device was stopped because its driver broke the protocol. The machine goes on. */
+  | { type: 'device-error'; device: string; message: string }
+  /** Guest output was dropped from the console ring for the first time. */
+  | { type: 'console-overflow'; droppedBytes: number };
+
+export interface NativeVcpuStats {
+  exits: number;
+  /** Instructions that KVM emulated, from the vCPU's statistics file; -1 where the host does not count. */
+  emulatedInstructions: number;
+  /** CPU time of the vCPU thread, in ns. */
+  cpuTimeNs: number;
+}
+
+export interface NativeStats {
+  vcpus: NativeVcpuStats[];
+  /** Emulation fix-ups by mnemonic. */
+  fixups: Record<string, number>;
+  /** ns from the create call to the first `KVM_RUN`; -1 before the start. */
+  setupNs: number;
+  /** Bytes of guest memory that are resident on the host. */
+  residentBytes: number;
+  console: { bytes: number; droppedBytes: number };
+  drives: Record<string, { readBytes: number; writtenBytes: number; reads: number; writes: number; flushes: number; errors: number }>;
+  vsock: { connections: number; txBytes: number; rxBytes: number };
+  interrupts: number;
+}
+
+export interface NativeMachine {
+  readonly state: NativeMachineState;
+  start(): Promise<void>;
+  pause(): Promise<void>;
+  resume(): Promise<void>;
+  /** Stops the vCPUs at once; the `exit` event with reason `killed` follows. Idempotent. */
+  kill(): Promise<void>;
+  /** Kills, joins every thread, frees memory and descriptors. Idempotent. No event follows. */
+  close(): Promise<void>;
+  /** Connects to a port in the guest; resolves to one end of a socketpair, owned by the caller. */
+  connectVsock(port: number): Promise<number>;
+  listenVsock(port: number): void;
+  unlistenVsock(port: number): void;
+  /** The last console output, at most `maxBytes`. */
+  consoleTail(maxBytes: number): Uint8Array;
+  stats(): NativeStats;
+  /** A running machine keeps the process alive until unref'd. */
+  ref(): void;
+  unref(): void;
+}
+
+export interface NativeCapability {
+  name: string;
+  available: boolean;
+  /** Empty when available. */
+  reason: string;
+  cure: string;
+}
+
+export interface NativeHostReport {
+  kvm: 'hardware' | 'pvm' | 'none';
+  /** `KVM_GET_API_VERSION`, 0 when /dev/kvm did not open. */
+  apiVersion: number;
+  maxVcpus: number;
+  memoryMib: number;
+  cpus: number;
+  capabilities: NativeCapability[];
+}
+
+export interface NativeBinding {
+  readonly version: string;
+  createMachine(
+    config: NativeMachineConfig,
+    onEvents: (events: NativeEvent[]) => void,
+  ): Promise<NativeMachine>;
+  probeHost(): NativeHostReport;
+}
