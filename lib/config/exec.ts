@@ -1,0 +1,109 @@
+/** Options of `sandbox.exec` and `sandbox.shell`. */
+import { z } from 'zod';
+import { ConfigError } from '../errors.js';
+import {
+  abortSignal,
+  absoluteGuestPath,
+  cleanText,
+  environment,
+  limitMs,
+  nonEmptyText,
+  notBuilt,
+  onlyBuilt,
+} from './common.js';
+import { parseConfig } from './parse.js';
+
+const DEFAULT_MAX_BUFFER = 16 * 1024 * 1024;
+/** A longer result would not fit in a string. */
+const MAX_MAX_BUFFER = 512 * 1024 * 1024 - 24;
+/** The guest's kernel takes no more for arguments and environment together. */
+const MAX_COMMAND_BYTES = 2 * 1024 * 1024;
+
+export type StdinSource = string | Uint8Array | AsyncIterable<Uint8Array>;
+
+export interface ExecOptions {
+  /** Working directory, absolute; the sandbox's `workdir` when absent. */
+  cwd?: string | undefined;
+  /** Added to the sandbox's environment. */
+  env?: Record<string, string> | undefined;
+  /** `name`, `uid`, `name:group` or `uid:gid`; the sandbox's `user` when absent. */
+  user?: string | undefined;
+  /** `null` (default): /dev/null. `pipe`: write to `execution.stdin`. Else what stdin holds. */
+  stdin?: 'null' | 'pipe' | StdinSource | undefined;
+  /** Kill the whole process group after this long, in ms. */
+  timeoutMs?: number | undefined;
+  /** Kill the whole process group on abort. */
+  signal?: AbortSignal | undefined;
+  /** `utf8` (default): the result holds strings. `buffer`: bytes. */
+  encoding?: 'utf8' | 'buffer' | undefined;
+  /** Bytes kept of each of stdout and stderr in a result; default 16 MiB. */
+  maxBuffer?: number | undefined;
+  tty?: false | undefined;
+}
+
+export interface ResolvedExecOptions {
+  cwd?: string | undefined;
+  env: Record<string, string>;
+  user?: string | undefined;
+  stdin: 'null' | 'pipe' | { source: StdinSource };
+  timeoutMs?: number | undefined;
+  signal?: AbortSignal | undefined;
+  encoding: 'utf8' | 'buffer';
+  maxBuffer: number;
+}
+
+function isStdinSource(value: unknown): value is StdinSource {
+  if (typeof value === 'string' || value instanceof Uint8Array) return true;
+  return typeof value === 'object' && value !== null && Symbol.asyncIterator in value;
+}
+
+const execOptions: z.ZodType<ResolvedExecOptions> = z.strictObject({
+  cwd: absoluteGuestPath.optional().describe('working directory'),
+  env: environment.default({}).describe('environment, added to the sandbox’s'),
+  user: nonEmptyText.optional().describe('user'),
+  stdin: z
+    .custom<StdinSource>(isStdinSource, "must be 'null', 'pipe', text, bytes or an async iterable")
+    .default('null')
+    .transform((value) => (value === 'null' || value === 'pipe' ? value : { source: value }))
+    .describe('standard input'),
+  timeoutMs: limitMs.optional().describe('limit in ms'),
+  signal: abortSignal.optional().describe('kills on abort'),
+  encoding: z.enum(['utf8', 'buffer']).default('utf8').describe('form of the result'),
+  maxBuffer: z
+    .int()
+    .min(0)
+    .max(MAX_MAX_BUFFER, 'a longer string cannot be')
+    .default(DEFAULT_MAX_BUFFER)
+    .describe('bytes kept of each stream'),
+  tty: onlyBuilt('tty', [false]).describe('terminal'),
+  rlimits: notBuilt('rlimits'),
+});
+
+const command = z.strictObject({
+  file: nonEmptyText,
+  args: z.array(cleanText),
+});
+
+export function parseExecOptions(input: unknown): ResolvedExecOptions {
+  return parseConfig(execOptions, input ?? {}, 'invalid exec options');
+}
+
+/** Checks a command and returns its argv. */
+export function parseCommand(file: unknown, args: unknown): string[] {
+  const parsed = parseConfig(command, { file, args }, 'invalid command');
+  const argv = [parsed.file, ...parsed.args];
+  checkCommandBytes(argv);
+  return argv;
+}
+
+/** Arguments or environment strings that no `execve` would take. */
+export function checkCommandBytes(strings: readonly string[]): void {
+  const bytes = strings.reduce((sum, text) => sum + Buffer.byteLength(text) + 1, 0);
+  if (bytes <= MAX_COMMAND_BYTES) return;
+  throw new ConfigError(
+    'ERR_INVALID_CONFIG',
+    `invalid command: arguments and environment have ${bytes} bytes, but must have at most ` +
+      `${MAX_COMMAND_BYTES}: the guest's kernel takes no more`,
+    { context: { bytes, limit: MAX_COMMAND_BYTES } },
+  );
+}

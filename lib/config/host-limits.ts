@@ -1,0 +1,26 @@
+/** Bounds that depend on the host. */
+import { totalmem } from 'node:os';
+import { z } from 'zod';
+
+const MIB = 1024 * 1024;
+export const MIN_MEMORY_MIB = 32;
+/** The guest's interrupt tables number CPUs with 8 bits, two of which are taken. */
+export const MAX_VCPUS = 254;
+
+export function hostMemoryMib(): number {
+  return Math.floor(totalmem() / MIB);
+}
+
+/** Guest memory in MiB. */
+export function memoryMib(): z.ZodType<number> {
+  return z
+    .int()
+    .min(MIN_MEMORY_MIB, 'the guest kernel and its agent do not fit in less (MiB)')
+    .max(hostMemoryMib(), 'this host has no more (MiB)');
+}
+
+/** Virtual CPUs; the addon lowers the bound to what KVM here allows. */
+export const vcpuCount: z.ZodType<number> = z
+  .int()
+  .min(1, 'a machine needs a CPU')
+  .max(MAX_VCPUS, 'a machine has no more CPU numbers');

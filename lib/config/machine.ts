@@ -1,0 +1,161 @@
+/** Configuration of a `Machine`. */
+import { z } from 'zod';
+import { abortSignal, hostPath, nonEmptyText, notBuilt, onlyBuilt, timeoutMs } from './common.js';
+import { memoryMib, vcpuCount } from './host-limits.js';
+import { parseConfig } from './parse.js';
+
+const DEFAULT_CONSOLE_BYTES = 64 * 1024;
+const MAX_CONSOLE_BYTES = 64 * 1024 * 1024;
+/** What GET_ID of virtio-blk can return. */
+const MAX_DRIVE_ID = 20;
+/** Letters of /dev/vd?, which the guest's own tools rely on. */
+const MAX_DRIVES = 26;
+/** The kernel's own limit is 2048 with the NUL. */
+export const MAX_COMMAND_LINE = 2047;
+
+/** A raw disk image as a virtio block device. */
+export interface DriveConfig {
+  /** What the guest reads as the serial number; `drive<n>` when absent. */
+  id?: string | undefined;
+  /** A regular file or block device whose size is a multiple of 512 bytes. */
+  path: string;
+  /** Refuse writes; default false. */
+  readOnly?: boolean | undefined;
+}
+
+export interface KernelConfig {
+  /** An ELF `vmlinux` or a bzImage. */
+  path: string;
+  /** Words of the kernel command line. The devices' own words are added. */
+  args?: string[] | undefined;
+  /** An initramfs, uncompressed or in a format that the kernel knows. */
+  initrd?: string | undefined;
+}
+
+/** What `Machine.create` takes. */
+export interface MachineConfig {
+  kernel: KernelConfig;
+  /** Virtual CPUs. */
+  vcpus: number;
+  /** Guest memory in MiB. */
+  memoryMib: number;
+  drives?: DriveConfig[] | undefined;
+  /** Absent: the guest has no vsock device. */
+  vsock?: { cid?: number | undefined } | undefined;
+  /** `capture` (default) keeps the last output; `none` gives the guest no console device. */
+  console?: 'none' | 'capture' | undefined;
+  /** How much console output is kept, in bytes; default 64 KiB. */
+  consoleBytes?: number | undefined;
+  /** Give the guest an entropy device; default true. */
+  rng?: boolean | undefined;
+}
+
+export interface ResolvedMachineConfig {
+  kernel: { path: string; args: string[]; initrd?: string | undefined };
+  vcpus: number;
+  memoryMib: number;
+  drives: { id?: string | undefined; path: string; readOnly: boolean }[];
+  vsock?: { cid: number } | undefined;
+  console: 'none' | 'capture';
+  consoleBytes: number;
+  rng: boolean;
+}
+
+export interface StopOptions {
+  /** How long the guest may take before it is killed, in ms; default 10 000. 0 kills at once. */
+  timeoutMs?: number | undefined;
+  signal?: AbortSignal | undefined;
+}
+
+export interface ResolvedStopOptions {
+  timeoutMs: number;
+  signal?: AbortSignal | undefined;
+}
+
+/** A word of the kernel command line. */
+export const kernelArgument: z.ZodType<string> = nonEmptyText.refine(
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is refused.
+  (word) => !/[\x00-\x1f\x7f]/.test(word),
+  'must not contain control characters',
+);
+
+const drive = z.strictObject({
+  id: nonEmptyText
+    .refine(
+      (id) => new TextEncoder().encode(id).length <= MAX_DRIVE_ID,
+      `has at most ${MAX_DRIVE_ID} bytes`,
+    )
+    .optional()
+    .describe('serial number that the guest reads'),
+  path: hostPath.describe('raw disk image'),
+  readOnly: z.boolean().default(false).describe('refuse writes'),
+});
+
+const machineConfig = (): z.ZodType<ResolvedMachineConfig> =>
+  z.strictObject({
+    kernel: z
+      .strictObject({
+        path: hostPath.describe('ELF vmlinux or bzImage'),
+        args: z.array(kernelArgument).default([]).describe('words of the kernel command line'),
+        initrd: hostPath.optional().describe('initramfs'),
+      })
+      .describe('what to boot'),
+    vcpus: vcpuCount.describe('virtual CPUs'),
+    memoryMib: memoryMib().describe('guest memory in MiB'),
+    drives: z
+      .array(drive)
+      .max(MAX_DRIVES, 'the guest has no more drive letters')
+      .default([])
+      .describe('disks, in the order of /dev/vda, /dev/vdb, …'),
+    vsock: z
+      .strictObject({
+        cid: z
+          .int()
+          .min(3, 'the smaller context ids are reserved')
+          .max(2 ** 32 - 2, 'the larger context ids are reserved')
+          .default(3)
+          .describe("the guest's context id"),
+        socketPath: notBuilt('vsock.socketPath'),
+      })
+      .optional()
+      .describe('virtio-vsock device'),
+    console: onlyBuilt('console', ['none', 'capture'])
+      .transform((value) => value ?? 'capture')
+      .describe('what becomes of console output'),
+    consoleBytes: z
+      .int()
+      .min(4096)
+      .max(MAX_CONSOLE_BYTES)
+      .default(DEFAULT_CONSOLE_BYTES)
+      .describe('console output that is kept, in bytes'),
+    rng: z.boolean().default(true).describe('virtio-rng device'),
+    maxVcpus: notBuilt('maxVcpus', 'set vcpus to the maximum'),
+    memory: notBuilt('memory'),
+    sharedDirs: notBuilt('sharedDirs'),
+    nics: notBuilt('nics'),
+    balloon: notBuilt('balloon'),
+    hotplugSlots: notBuilt('hotplugSlots'),
+  });
+
+const stopOptions: z.ZodType<ResolvedStopOptions> = z.strictObject({
+  timeoutMs: timeoutMs.default(10_000).describe('time for a graceful end, in ms'),
+  signal: abortSignal.optional(),
+});
+
+const portNumber = z
+  .int()
+  .min(0)
+  .max(2 ** 32 - 2, 'the last port number means "any port"');
+
+export function parseMachineConfig(input: unknown): ResolvedMachineConfig {
+  return parseConfig(machineConfig(), input, 'invalid machine configuration');
+}
+
+export function parseStopOptions(input: unknown): ResolvedStopOptions {
+  return parseConfig(stopOptions, input ?? {}, 'invalid stop options');
+}
+
+export function parsePort(input: unknown): number {
+  return parseConfig(z.strictObject({ port: portNumber }), { port: input }, 'invalid vsock port')
+    .port;
+}
