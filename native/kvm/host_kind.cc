@@ -1,0 +1,42 @@
+#include "kvm/host_kind.h"
+
+#include <sys/stat.h>
+
+namespace embervm {
+
+namespace {
+
+// Each name was found to be needed by booting without it: KVM-PVM either lacks
+// the instructions, or the kernel's variant for the feature is slower there
+// (`rep movsb` is emulated byte by byte, so `erms` and `fsrm` go too).
+// `noxsave` must never join the list: guest programs use AVX whatever the
+// kernel thinks, and a kernel without XSAVE does not switch those registers.
+constexpr std::string_view kPvmCommandLine =
+    "clearcpuid=smap,smep,cx16,erms,fsrm,umip,fsgsbase,popcnt,bmi1,bmi2,rdpid,invpcid,pcid,"
+    "movbe,rdrand,rdseed,xsaves,xsavec,xsaveopt,pku";
+
+// Documentation/virt/kvm/x86/cpuid.rst: the features that need no hypercall
+// (clocksources, delay, steal time, and the stable-clock bit).
+constexpr std::uint32_t kPvmParavirtualFeatures = 0x0100547b;
+constexpr std::uint32_t kAllParavirtualFeatures = 0xffffffff;
+
+}  // namespace
+
+HostKind DetectHostKind(const std::string& module_path) {
+  struct stat status{};
+  return ::stat(module_path.c_str(), &status) == 0 ? HostKind::kPvm : HostKind::kHardware;
+}
+
+std::string_view HostKindName(HostKind kind) { return kind == HostKind::kPvm ? "pvm" : "hardware"; }
+
+std::string_view GuestCommandLine(HostKind kind) {
+  return kind == HostKind::kPvm ? kPvmCommandLine : std::string_view();
+}
+
+std::uint32_t ParavirtualFeatureMask(HostKind kind) {
+  return kind == HostKind::kPvm ? kPvmParavirtualFeatures : kAllParavirtualFeatures;
+}
+
+bool NeedsEmulationFixups(HostKind kind) { return kind == HostKind::kPvm; }
+
+}  // namespace embervm
