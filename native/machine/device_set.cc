@@ -1,0 +1,165 @@
+#include "machine/device_set.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <utility>
+
+#include "arch/x86_64/layout.h"
+#include "devices/console/device.h"
+#include "devices/rng/device.h"
+#include "virtio/abi.h"
+
+namespace embervm::machine {
+
+namespace {
+
+constexpr std::size_t kMaxSlots = layout::kIoApicPins - layout::kFirstDeviceIrq;
+constexpr std::uint32_t kNotifyLength = 4;
+
+GuestAddr SlotBase(std::size_t index) {
+  return layout::kMmioDevices + index * layout::kMmioDeviceSize;
+}
+
+std::uint32_t SlotIrq(std::size_t index) {
+  return layout::kFirstDeviceIrq + static_cast<std::uint32_t>(index);
+}
+
+std::string Hex(std::uint64_t value) {
+  constexpr int kHexadecimal = 16;
+  std::array<char, kHexadecimal> digits{};
+  const auto end =
+      std::to_chars(digits.data(), digits.data() + digits.size(), value, kHexadecimal);
+  return "0x" + std::string(digits.data(), end.ptr);
+}
+
+}  // namespace
+
+DeviceSet::~DeviceSet() = default;
+
+Result<std::unique_ptr<DeviceSet>> DeviceSet::Create(const MachineConfig& config, KvmVm& vm,
+                                                     const GuestMemory& memory, EventLoop& loop,
+                                                     devices::ConsoleRing& console,
+                                                     FailureHandler on_failure) {
+  std::unique_ptr<DeviceSet> set(new DeviceSet());
+  for (const DriveConfig& drive : config.drives) {
+    EMBERVM_TRY_ASSIGN(std::unique_ptr<devices::BlockDevice> block,
+                       devices::BlockDevice::Open(drive.path, drive.read_only, drive.id));
+    set->drives_.push_back({.id = drive.id, .device = block.get()});
+    EMBERVM_TRY(set->Add(std::move(block), vm, memory, loop, on_failure));
+  }
+  if (config.vsock_cid.has_value()) {
+    auto vsock = std::make_unique<devices::VsockDevice>(
+        loop, devices::VsockMuxer::Options{.guest_cid = *config.vsock_cid});
+    set->vsock_ = vsock.get();
+    EMBERVM_TRY(set->Add(std::move(vsock), vm, memory, loop, on_failure));
+  }
+  if (config.console) {
+    EMBERVM_TRY(set->Add(std::make_unique<devices::ConsoleDevice>(console), vm, memory, loop,
+                         on_failure));
+  }
+  if (config.rng) {
+    EMBERVM_TRY(
+        set->Add(std::make_unique<devices::RngDevice>(), vm, memory, loop, on_failure));
+  }
+  return set;
+}
+
+Result<> DeviceSet::Add(std::unique_ptr<virtio::Device> device, KvmVm& vm,
+                        const GuestMemory& memory, EventLoop& loop,
+                        const FailureHandler& on_failure) {
+  const std::size_t index = slots_.size();
+  if (index >= kMaxSlots) {
+    return std::unexpected(Error("ERR_INVALID_CONFIG",
+                                 "a machine has room for " + std::to_string(kMaxSlots) +
+                                     " devices, drives included")
+                               .With("devices", static_cast<std::int64_t>(index + 1)));
+  }
+  EMBERVM_TRY_ASSIGN(
+      std::unique_ptr<virtio::MmioTransport> transport,
+      virtio::MmioTransport::Create(
+          loop, memory, *device, [on_failure](const virtio::Device& failed, const Error& error) {
+            on_failure(std::string(failed.name()), error.message());
+          }));
+  for (std::size_t queue = 0; queue < transport->queue_count(); ++queue) {
+    EMBERVM_TRY(vm.AddIoEventFd({.addr = SlotBase(index) + virtio::kRegQueueNotify,
+                                 .length = kNotifyLength,
+                                 .datamatch = queue},
+                                transport->notify_fd(queue)));
+  }
+  EMBERVM_TRY(vm.AddIrqFd(SlotIrq(index), transport->irq_fd()));
+  slots_.push_back({.device = std::move(device), .transport = std::move(transport)});
+  return {};
+}
+
+std::string DeviceSet::GuestCommandLine() const {
+  std::string line;
+  for (std::size_t index = 0; index < slots_.size(); ++index) {
+    line += " virtio_mmio.device=4K@" + Hex(SlotBase(index)) + ":" +
+            std::to_string(SlotIrq(index));
+  }
+  return line;
+}
+
+virtio::MmioTransport* DeviceSet::Find(GuestAddr addr) const {
+  if (addr < layout::kMmioDevices) return nullptr;
+  const std::uint64_t index = (addr - layout::kMmioDevices) / layout::kMmioDeviceSize;
+  return index < slots_.size() ? slots_[index].transport.get() : nullptr;
+}
+
+void DeviceSet::Read(GuestAddr addr, std::span<std::byte> data) const {
+  virtio::MmioTransport* const transport = Find(addr);
+  if (transport == nullptr) {
+    std::ranges::fill(data, std::byte{0xff});
+    return;
+  }
+  transport->Read(addr % layout::kMmioDeviceSize, data);
+}
+
+void DeviceSet::Write(GuestAddr addr, std::span<const std::byte> data) const {
+  virtio::MmioTransport* const transport = Find(addr);
+  if (transport != nullptr) transport->Write(addr % layout::kMmioDeviceSize, data);
+}
+
+void DeviceSet::ConnectVsock(std::uint32_t port, Completion<UniqueFd> done) {
+  if (vsock_ == nullptr) {
+    return done(std::unexpected(Error("ERR_UNSUPPORTED", "the machine has no vsock device")));
+  }
+  vsock_->muxer().Connect(port, [done = std::move(done)](Result<UniqueFd> stream) mutable {
+    done(std::move(stream));
+  });
+}
+
+void DeviceSet::ListenVsock(std::uint32_t port, StreamHandler on_stream) {
+  if (vsock_ != nullptr) vsock_->muxer().Listen(port, std::move(on_stream));
+}
+
+void DeviceSet::UnlistenVsock(std::uint32_t port) {
+  if (vsock_ != nullptr) vsock_->muxer().Unlisten(port);
+}
+
+void DeviceSet::CloseStreams() {
+  if (vsock_ != nullptr) vsock_->muxer().DropAll();
+}
+
+void DeviceSet::AddStats(MachineStats& stats) const {
+  for (const Slot& slot : slots_) stats.interrupts += slot.transport->interrupts();
+  for (const Drive& drive : drives_) {
+    const devices::BlockDevice::Counters counters = drive.device->counters();
+    stats.drives.push_back({.id = drive.id,
+                            .read_bytes = counters.read_bytes,
+                            .written_bytes = counters.written_bytes,
+                            .reads = counters.reads,
+                            .writes = counters.writes,
+                            .flushes = counters.flushes,
+                            .errors = counters.errors});
+  }
+  if (vsock_ != nullptr) {
+    const devices::VsockMuxer::Counters counters = vsock_->counters();
+    stats.vsock_connections = counters.connections;
+    stats.vsock_tx_bytes = counters.tx_bytes;
+    stats.vsock_rx_bytes = counters.rx_bytes;
+  }
+}
+
+}  // namespace embervm::machine

@@ -1,0 +1,83 @@
+// DeviceSet: the virtio devices of one machine, each in a virtio-mmio slot of
+// its own, wired to the VM: one ioeventfd per queue, one irqfd per slot.
+#ifndef EMBERVM_MACHINE_DEVICE_SET_H_
+#define EMBERVM_MACHINE_DEVICE_SET_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/event_loop.h"
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "devices/block/device.h"
+#include "devices/console/ring.h"
+#include "devices/vsock/device.h"
+#include "kvm/vm.h"
+#include "machine/completion.h"
+#include "machine/config.h"
+#include "machine/stats.h"
+#include "memory/guest_memory.h"
+#include "virtio/device.h"
+#include "virtio/mmio_transport.h"
+
+namespace embervm::machine {
+
+class DeviceSet {
+ public:
+  using FailureHandler = std::function<void(std::string device, std::string message)>;
+  using StreamHandler = std::function<void(std::uint32_t guest_port, UniqueFd stream)>;
+
+  // Drives come first, in their order: the guest names them vda, vdb, ….
+  static Result<std::unique_ptr<DeviceSet>> Create(const MachineConfig& config, KvmVm& vm,
+                                                   const GuestMemory& memory, EventLoop& loop,
+                                                   devices::ConsoleRing& console,
+                                                   FailureHandler on_failure);
+  DeviceSet(const DeviceSet&) = delete;
+  DeviceSet& operator=(const DeviceSet&) = delete;
+  ~DeviceSet();
+
+  // " virtio_mmio.device=4K@0x…:irq" for every slot.
+  [[nodiscard]] std::string GuestCommandLine() const;
+
+  // vCPU threads. An address without a register reads as all ones.
+  void Read(GuestAddr addr, std::span<std::byte> data) const;
+  void Write(GuestAddr addr, std::span<const std::byte> data) const;
+
+  // Device thread.
+  void ConnectVsock(std::uint32_t port, Completion<UniqueFd> done);
+  void ListenVsock(std::uint32_t port, StreamHandler on_stream);
+  void UnlistenVsock(std::uint32_t port);
+  // The guest is gone: every stream sees its end.
+  void CloseStreams();
+
+  // Any thread.
+  void AddStats(MachineStats& stats) const;
+
+ private:
+  struct Slot {
+    std::unique_ptr<virtio::Device> device;
+    std::unique_ptr<virtio::MmioTransport> transport;
+  };
+
+  DeviceSet() = default;
+  Result<> Add(std::unique_ptr<virtio::Device> device, KvmVm& vm, const GuestMemory& memory,
+               EventLoop& loop, const FailureHandler& on_failure);
+  [[nodiscard]] virtio::MmioTransport* Find(GuestAddr addr) const;
+
+  std::vector<Slot> slots_;
+  // Into slots_; null without vsock.
+  devices::VsockDevice* vsock_ = nullptr;
+  struct Drive {
+    std::string id;
+    const devices::BlockDevice* device;
+  };
+  std::vector<Drive> drives_;
+};
+
+}  // namespace embervm::machine
+
+#endif  // EMBERVM_MACHINE_DEVICE_SET_H_

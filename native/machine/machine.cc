@@ -1,0 +1,108 @@
+#include "machine/machine.h"
+
+#include <string>
+#include <utility>
+
+#include "base/clock.h"
+#include "machine/completion.h"
+#include "machine/machine_core.h"
+
+namespace embervm::machine {
+
+Result<std::unique_ptr<Machine>> Machine::Create(MachineConfig config, MachineObserver& observer,
+                                                 Callback created) {
+  const std::int64_t created_ns = MonotonicNs();
+  EMBERVM_TRY_ASSIGN(std::unique_ptr<EventLoop> loop, EventLoop::Create());
+  std::unique_ptr<Machine> machine(new Machine(std::move(loop)));
+  machine->core_ = std::make_shared<MachineCore>(*machine->loop_, observer, created_ns);
+  EMBERVM_TRY_ASSIGN(
+      machine->thread_,
+      Thread::Start("ember-device", [core = machine->core_, loop = machine->loop_.get(),
+                                     config = std::move(config),
+                                     created = std::move(created)]() mutable {
+        Result<> built = core->Build(config);
+        if (!built.has_value()) {
+          core->TearDown();
+          created(std::move(built));
+          return;
+        }
+        created({});
+        loop->Run();
+      }));
+  return machine;
+}
+
+Machine::Machine(std::unique_ptr<EventLoop> loop) : loop_(std::move(loop)) {}
+
+Machine::~Machine() {
+  Close([] {});
+  Join();
+}
+
+template <class Done, class Task>
+void Machine::Dispatch(Done done, Task task) {
+  if (closing_.load()) return;  // `done` answers ERR_MACHINE_CLOSED as it goes.
+  loop_->Post([core = core_, done = std::move(done), task = std::move(task)]() mutable {
+    task(*core, std::move(done));
+  });
+}
+
+void Machine::Start(Callback done) {
+  Dispatch(Completion<>(std::move(done)),
+           [](MachineCore& core, Completion<> owed) { core.Start(std::move(owed)); });
+}
+
+void Machine::Pause(Callback done) {
+  Dispatch(Completion<>(std::move(done)),
+           [](MachineCore& core, Completion<> owed) { core.Pause(std::move(owed)); });
+}
+
+void Machine::Resume(Callback done) {
+  Dispatch(Completion<>(std::move(done)),
+           [](MachineCore& core, Completion<> owed) { core.Resume(std::move(owed)); });
+}
+
+void Machine::Kill(Callback done) {
+  Dispatch(Completion<>(std::move(done)),
+           [](MachineCore& core, Completion<> owed) { core.Kill(std::move(owed)); });
+}
+
+void Machine::ConnectVsock(std::uint32_t port, StreamCallback done) {
+  Dispatch(Completion<UniqueFd>(std::move(done)),
+           [port](MachineCore& core, Completion<UniqueFd> owed) {
+             core.ConnectVsock(port, std::move(owed));
+           });
+}
+
+void Machine::ListenVsock(std::uint32_t port) {
+  Dispatch(0, [port](MachineCore& core, int) { core.ListenVsock(port); });
+}
+
+void Machine::UnlistenVsock(std::uint32_t port) {
+  Dispatch(0, [port](MachineCore& core, int) { core.UnlistenVsock(port); });
+}
+
+void Machine::Close(std::move_only_function<void()> closed) {
+  if (closing_.exchange(true)) return;
+  loop_->Post([core = core_, loop = loop_.get(), closed = std::move(closed)]() mutable {
+    core->Shut([core, loop, closed = std::move(closed)]() mutable {
+      core->TearDown();
+      loop->Stop();
+      closed();
+    });
+  });
+}
+
+void Machine::Join() {
+  thread_.Join();
+}
+
+MachineState Machine::state() const { return core_->state(); }
+
+MachineStats Machine::Stats() const { return core_->Stats(); }
+
+std::vector<std::byte> Machine::ConsoleTail(std::size_t max_bytes) const {
+  return core_->ConsoleTail(max_bytes);
+}
+
+}  // namespace embervm::machine

@@ -1,0 +1,79 @@
+// Machine: one guest. It owns a device thread, on which everything but the
+// vCPUs runs, and one thread per vCPU. Every public method may be called from
+// any thread, returns at once, and answers through its callback on the device
+// thread; nothing here ever blocks the caller, except Join().
+#ifndef EMBERVM_MACHINE_MACHINE_H_
+#define EMBERVM_MACHINE_MACHINE_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <cstddef>
+#include <vector>
+
+#include "base/event_loop.h"
+#include "base/result.h"
+#include "base/thread.h"
+#include "base/unique_fd.h"
+#include "machine/config.h"
+#include "machine/observer.h"
+#include "machine/stats.h"
+
+namespace embervm::machine {
+
+class MachineCore;
+
+enum class MachineState : std::uint8_t { kCreated, kRunning, kPaused, kStopped, kCrashed, kClosed };
+
+class Machine {
+ public:
+  using Callback = std::move_only_function<void(Result<>)>;
+  using StreamCallback = std::move_only_function<void(Result<UniqueFd>)>;
+
+  // Starts the device thread and builds the guest on it. `observer` outlives
+  // the machine. When `created` gets an error, the machine is closed already
+  // and only waits for Join().
+  static Result<std::unique_ptr<Machine>> Create(MachineConfig config, MachineObserver& observer,
+                                                 Callback created);
+  Machine(const Machine&) = delete;
+  Machine& operator=(const Machine&) = delete;
+  // Closes and joins.
+  ~Machine();
+
+  void Start(Callback done);
+  void Pause(Callback done);
+  void Resume(Callback done);
+  // Stops the vCPUs for good; OnExit follows with kKilled. Idempotent.
+  void Kill(Callback done);
+  void ConnectVsock(std::uint32_t port, StreamCallback done);
+  void ListenVsock(std::uint32_t port);
+  void UnlistenVsock(std::uint32_t port);
+  // Kills, frees everything; `closed` is the last thing that the device thread
+  // does. No observer call follows. Later calls answer ERR_MACHINE_CLOSED.
+  void Close(std::move_only_function<void()> closed);
+  // Waits for the device thread, which must have been told to close.
+  void Join();
+
+  [[nodiscard]] MachineState state() const;
+  [[nodiscard]] MachineStats Stats() const;
+  // The last `max_bytes` of what the guest printed; also after Close().
+  [[nodiscard]] std::vector<std::byte> ConsoleTail(std::size_t max_bytes) const;
+
+ private:
+  explicit Machine(std::unique_ptr<EventLoop> loop);
+
+  // Runs `task` with the core on the device thread, or answers with an error
+  // when the machine is closed.
+  template <class Done, class Task>
+  void Dispatch(Done done, Task task);
+
+  std::unique_ptr<EventLoop> loop_;
+  std::shared_ptr<MachineCore> core_;
+  std::atomic<bool> closing_{false};
+  Thread thread_;
+};
+
+}  // namespace embervm::machine
+
+#endif  // EMBERVM_MACHINE_MACHINE_H_

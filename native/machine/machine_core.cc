@@ -1,0 +1,331 @@
+#include "machine/machine_core.h"
+
+#include <utility>
+#include <variant>
+
+#include "arch/x86_64/boot.h"
+#include "arch/x86_64/layout.h"
+#include "base/clock.h"
+#include "kvm/host_kind.h"
+#include "kvm/kick.h"
+#include "kvm/kvm.h"
+#include "machine/exit_report.h"
+
+namespace embervm::machine {
+
+namespace {
+
+// After the guest's panic signal, how long its own report and reset may take.
+// A report is some hundred lines; an emulating host needs seconds for them.
+constexpr auto kPanicGrace = std::chrono::seconds(10);
+
+const char* StateName(MachineState state) {
+  switch (state) {
+    case MachineState::kCreated:
+      return "created";
+    case MachineState::kRunning:
+      return "running";
+    case MachineState::kPaused:
+      return "paused";
+    case MachineState::kStopped:
+      return "stopped";
+    case MachineState::kCrashed:
+      return "crashed";
+    case MachineState::kClosed:
+      break;
+  }
+  return "closed";
+}
+
+}  // namespace
+
+MachineCore::MachineCore(EventLoop& loop, MachineObserver& observer, std::int64_t created_ns)
+    : loop_(loop), observer_(observer), created_ns_(created_ns) {}
+
+MachineCore::~MachineCore() = default;
+
+Result<> MachineCore::Build(const MachineConfig& config) {
+  if (config.vcpus == 0 || config.vcpus > layout::kMaxVcpus) {
+    return std::unexpected(Error("ERR_INVALID_CONFIG",
+                                 "vcpus must be from 1 to " + std::to_string(layout::kMaxVcpus))
+                               .With("vcpus", config.vcpus));
+  }
+  // Any thread writes to the ring; the observer is called on this loop alone.
+  EMBERVM_TRY_ASSIGN(console_, devices::ConsoleRing::Create(
+                                   config.console_bytes, [this](std::uint64_t dropped) {
+                                     loop_.Post([this, dropped] {
+                                       if (!silent_) observer_.OnConsoleOverflow(dropped);
+                                     });
+                                   }));
+  const HostKind host_kind = DetectHostKind();
+  EMBERVM_TRY(BuildVm(config, host_kind));
+  return BuildVcpus(config, host_kind);
+}
+
+Result<> MachineCore::BuildVm(const MachineConfig& config, HostKind host_kind) {
+  EMBERVM_TRY_ASSIGN(kvm_, Kvm::Open());
+  EMBERVM_TRY_ASSIGN(GuestMemory memory, GuestMemory::Create(config.memory_mib * layout::kMiB));
+  memory_ = std::make_unique<GuestMemory>(std::move(memory));
+  EMBERVM_TRY_ASSIGN(KvmVm vm, kvm_->CreateVm());
+  vm_ = std::make_unique<KvmVm>(std::move(vm));
+  EMBERVM_TRY(vm_->SetTssAddress(layout::kTss));
+  EMBERVM_TRY(vm_->CreateIrqchip());
+  EMBERVM_TRY(vm_->CreatePit());
+  EMBERVM_TRY(vm_->SetMemory(*memory_));
+  if (NeedsEmulationFixups(host_kind)) {
+    EMBERVM_TRY_ASSIGN(fixups_, Fixups::Create(*vm_, *memory_));
+  }
+
+  EMBERVM_TRY_ASSIGN(std::unique_ptr<devices::SerialDevice> serial,
+                     devices::SerialDevice::Create(*console_));
+  EMBERVM_TRY(vm_->AddIrqFd(devices::SerialDevice::kIrq, serial->irq_fd()));
+  ports_ = std::make_unique<PortIo>(std::move(serial), [this] {
+    loop_.Post([this] { OnGuestPanic(); });
+  });
+  EMBERVM_TRY_ASSIGN(
+      devices_, DeviceSet::Create(config, *vm_, *memory_, loop_, *console_,
+                                  [this](std::string device, std::string message) {
+                                    if (silent_) return;
+                                    observer_.OnDeviceError(std::move(device), std::move(message));
+                                  }));
+  return {};
+}
+
+Result<> MachineCore::BuildVcpus(const MachineConfig& config, HostKind host_kind) {
+
+  BootConfig boot{.kernel_path = config.kernel_path,
+                  .initrd_path = std::nullopt,
+                  .command_line = config.command_line,
+                  .vcpus = config.vcpus};
+  if (!config.initrd_path.empty()) boot.initrd_path = config.initrd_path;
+  if (const std::string_view host_part = GuestCommandLine(host_kind); !host_part.empty()) {
+    boot.command_line.append(" ").append(host_part);
+  }
+  boot.command_line += devices_->GuestCommandLine();
+  EMBERVM_TRY_ASSIGN(const BootInfo info, LoadGuest(*memory_, boot));
+
+  EMBERVM_TRY_ASSIGN(const CpuidTable cpuid, kvm_->SupportedCpuid());
+  EMBERVM_TRY_ASSIGN(const int kick_signal, KickSignal());
+  for (std::uint32_t index = 0; index < config.vcpus; ++index) {
+    EMBERVM_TRY_ASSIGN(KvmVcpu vcpu, vm_->CreateVcpu(index));
+    EMBERVM_TRY(ConfigureVcpu(vcpu, index, config.vcpus, info, cpuid, host_kind));
+    vcpus_.push_back(std::make_unique<VcpuThread>(std::move(vcpu), *this, kick_signal));
+  }
+  return {};
+}
+
+void MachineCore::RefuseState(Completion<> done, const char* operation) const {
+  const char* const name = StateName(state_.load());
+  done(std::unexpected(Error("ERR_MACHINE_STATE", std::string("cannot ") + operation +
+                                                      " a machine that is " + name)
+                           .With("operation", std::string(operation))
+                           .With("state", std::string(name))));
+}
+
+void MachineCore::Start(Completion<> done) {
+  if (state_.load() != MachineState::kCreated || ending_.has_value()) {
+    return RefuseState(std::move(done), "start");
+  }
+  for (const auto& vcpu : vcpus_) {
+    Result<> started = vcpu->Start();
+    if (!started.has_value()) {
+      StopVcpus({.reason = ExitReason::kFault, .message = started.error().message(), .context = {}});
+      return done(std::move(started));
+    }
+    ++running_vcpus_;
+  }
+  state_.store(MachineState::kRunning);
+  done({});
+}
+
+void MachineCore::Pause(Completion<> done) {
+  if (state_.load() == MachineState::kPaused) return done({});
+  if (state_.load() != MachineState::kRunning || ending_.has_value() || pausing_.has_value()) {
+    return RefuseState(std::move(done), "pause");
+  }
+  pausing_.emplace(std::move(done));
+  paused_vcpus_ = 0;
+  for (const auto& vcpu : vcpus_) vcpu->Pause();
+}
+
+void MachineCore::OnVcpuPaused() {
+  ++paused_vcpus_;
+  if (!pausing_.has_value() || paused_vcpus_ < vcpus_.size()) return;
+  state_.store(MachineState::kPaused);
+  Completion<> done = std::move(*pausing_);
+  pausing_.reset();
+  done({});
+}
+
+void MachineCore::Resume(Completion<> done) {
+  if (state_.load() == MachineState::kRunning && !pausing_.has_value() && !ending_.has_value()) {
+    return done({});
+  }
+  if (state_.load() != MachineState::kPaused || ending_.has_value()) {
+    return RefuseState(std::move(done), "resume");
+  }
+  state_.store(MachineState::kRunning);
+  for (const auto& vcpu : vcpus_) vcpu->Resume();
+  done({});
+}
+
+void MachineCore::Kill(Completion<> done) {
+  const MachineState state = state_.load();
+  if (state == MachineState::kStopped || state == MachineState::kCrashed) return done({});
+  killing_.push_back(std::move(done));
+  StopVcpus({.reason = ExitReason::kKilled, .message = "the machine was killed", .context = {}});
+}
+
+void MachineCore::ConnectVsock(std::uint32_t port, Completion<UniqueFd> done) {
+  if (state_.load() != MachineState::kRunning && state_.load() != MachineState::kPaused) {
+    return done(std::unexpected(Error("ERR_MACHINE_STATE", "the machine is not running")
+                                    .With("state", StateName(state_.load()))));
+  }
+  devices_->ConnectVsock(port, std::move(done));
+}
+
+void MachineCore::ListenVsock(std::uint32_t port) {
+  if (devices_ == nullptr) return;
+  devices_->ListenVsock(port, [this, port](std::uint32_t guest_port, UniqueFd stream) {
+    if (!silent_) observer_.OnVsockConnection(port, guest_port, std::move(stream));
+  });
+}
+
+void MachineCore::UnlistenVsock(std::uint32_t port) {
+  if (devices_ != nullptr) devices_->UnlistenVsock(port);
+}
+
+void MachineCore::OnGuestPanic() {
+  if (ending_.has_value() || panic_timer_ != 0) return;
+  panic_timer_ = loop_.AddTimer(kPanicGrace, [this] {
+    panic_timer_ = 0;
+    StopVcpus({.reason = ExitReason::kPanic, .message = "the guest kernel panicked", .context = {}});
+  });
+}
+
+void MachineCore::StopVcpus(ExitInfo info) {
+  if (!ending_.has_value()) {
+    ending_.emplace(std::move(info));
+    loop_.CancelTimer(std::exchange(panic_timer_, 0));
+    for (const auto& vcpu : vcpus_) vcpu->Stop();
+  }
+  if (running_vcpus_ == 0) FinishStop();
+}
+
+void MachineCore::OnVcpuEnded(std::optional<ExitInfo> info) {
+  --running_vcpus_;
+  // Without one the vCPU obeyed a stop that is under way.
+  StopVcpus(std::move(info).value_or(ExitInfo{}));
+}
+
+void MachineCore::FinishStop() {
+  const MachineState before = state_.load();
+  if (before != MachineState::kStopped && before != MachineState::kCrashed) {
+    const bool crashed =
+        ending_->reason == ExitReason::kPanic || ending_->reason == ExitReason::kFault;
+    state_.store(crashed ? MachineState::kCrashed : MachineState::kStopped);
+    if (pausing_.has_value()) RefuseState(std::move(*pausing_), "pause");
+    pausing_.reset();
+    if (devices_ != nullptr) devices_->CloseStreams();
+    if (!silent_) observer_.OnExit(*ending_);
+  }
+  for (Completion<>& done : std::exchange(killing_, {})) done({});
+  for (auto& done : std::exchange(shutting_, {})) done();
+}
+
+void MachineCore::Shut(std::move_only_function<void()> done) {
+  silent_ = true;
+  shutting_.push_back(std::move(done));
+  StopVcpus({.reason = ExitReason::kKilled, .message = "the machine was closed", .context = {}});
+}
+
+void MachineCore::TearDown() {
+  std::vector<std::unique_ptr<VcpuThread>> vcpus;
+  std::unique_ptr<DeviceSet> devices;
+  std::unique_ptr<Fixups> fixups;
+  std::unique_ptr<GuestMemory> memory;
+  std::unique_ptr<KvmVm> vm;
+  {
+    // Taken apart outside the lock: a reader of counters must not wait for KVM.
+    const std::lock_guard lock(pieces_mutex_);
+    vcpus.swap(vcpus_);
+    devices.swap(devices_);
+    fixups.swap(fixups_);
+    memory.swap(memory_);
+    vm.swap(vm_);
+  }
+  vcpus.clear();
+  devices.reset();
+  ports_.reset();
+  fixups.reset();
+  vm.reset();
+  memory.reset();
+  kvm_.reset();
+  state_.store(MachineState::kClosed);
+}
+
+std::optional<ExitInfo> MachineCore::ServeExit(KvmVcpu& vcpu, VcpuExit& exit) {
+  if (const auto* const read = std::get_if<MmioRead>(&exit)) {
+    devices_->Read(read->addr, read->data);
+    return std::nullopt;
+  }
+  if (const auto* const write = std::get_if<MmioWrite>(&exit)) {
+    devices_->Write(write->addr, write->data);
+    return std::nullopt;
+  }
+  if (const auto* const in = std::get_if<IoIn>(&exit)) {
+    ports_->Read(*in);
+    return std::nullopt;
+  }
+  if (const auto* const out = std::get_if<IoOut>(&exit)) return ports_->Write(*out);
+  if (const auto* const failure = std::get_if<EmulationFailure>(&exit)) {
+    return ServeEmulationFailure(vcpu, *failure);
+  }
+  return DescribeFatalExit(exit, vcpu.index());
+}
+
+std::optional<ExitInfo> MachineCore::ServeEmulationFailure(KvmVcpu& vcpu,
+                                                           const EmulationFailure& failure) {
+  if (fixups_ != nullptr) {
+    const Result<bool> handled = fixups_->Handle(vcpu, failure);
+    if (handled.has_value() && *handled) return std::nullopt;
+  }
+  return DescribeFatalExit(failure, vcpu.index());
+}
+
+void MachineCore::VcpuPaused() {
+  loop_.Post([this] { OnVcpuPaused(); });
+}
+
+void MachineCore::VcpuEnded(std::optional<ExitInfo> info) {
+  loop_.Post([this, info = std::move(info)]() mutable { OnVcpuEnded(std::move(info)); });
+}
+
+MachineStats MachineCore::Stats() const {
+  MachineStats stats;
+  const std::lock_guard lock(pieces_mutex_);
+  for (const auto& vcpu : vcpus_) stats.vcpus.push_back(vcpu->Usage());
+  if (!vcpus_.empty()) {
+    const auto first_run = vcpus_.front()->first_run_ns();
+    if (first_run.has_value()) stats.setup_ns = *first_run - created_ns_;
+  }
+  if (fixups_ != nullptr) {
+    for (const auto& [mnemonic, count] : fixups_->Counts()) {
+      stats.fixups.emplace_back(mnemonic, count);
+    }
+  }
+  if (memory_ != nullptr) stats.resident_bytes = memory_->ResidentBytes();
+  if (console_ != nullptr) {
+    const devices::ConsoleRing::Counters counters = console_->counters();
+    stats.console_bytes = counters.bytes;
+    stats.console_dropped_bytes = counters.dropped_bytes;
+  }
+  if (devices_ != nullptr) devices_->AddStats(stats);
+  return stats;
+}
+
+std::vector<std::byte> MachineCore::ConsoleTail(std::size_t max_bytes) const {
+  return console_ == nullptr ? std::vector<std::byte>() : console_->Tail(max_bytes);
+}
+
+}  // namespace embervm::machine

@@ -1,0 +1,111 @@
+// MachineCore: the parts of one guest and its state machine. Everything runs on
+// the device thread, except what VcpuHost and the counters say.
+//
+//   created -> running <-> paused -> stopped | crashed -> closed
+#ifndef EMBERVM_MACHINE_MACHINE_CORE_H_
+#define EMBERVM_MACHINE_MACHINE_CORE_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/event_loop.h"
+#include "base/result.h"
+#include "devices/console/ring.h"
+#include "kvm/fixups/fixups.h"
+#include "kvm/host_kind.h"
+#include "kvm/kvm.h"
+#include "kvm/vm.h"
+#include "machine/completion.h"
+#include "machine/config.h"
+#include "machine/device_set.h"
+#include "machine/machine.h"
+#include "machine/observer.h"
+#include "machine/port_io.h"
+#include "machine/stats.h"
+#include "machine/vcpu_thread.h"
+#include "memory/guest_memory.h"
+
+namespace embervm::machine {
+
+class MachineCore final : public VcpuHost {
+ public:
+  // `created_ns`: when the caller asked for the machine (CLOCK_MONOTONIC).
+  MachineCore(EventLoop& loop, MachineObserver& observer, std::int64_t created_ns);
+  MachineCore(const MachineCore&) = delete;
+  MachineCore& operator=(const MachineCore&) = delete;
+  ~MachineCore() override;
+
+  Result<> Build(const MachineConfig& config);
+  void Start(Completion<> done);
+  void Pause(Completion<> done);
+  void Resume(Completion<> done);
+  void Kill(Completion<> done);
+  void ConnectVsock(std::uint32_t port, Completion<UniqueFd> done);
+  void ListenVsock(std::uint32_t port);
+  void UnlistenVsock(std::uint32_t port);
+
+  // Ends the vCPUs without a word to the observer, then calls back.
+  void Shut(std::move_only_function<void()> done);
+  // Frees all but the console ring. After Shut(), or after a failed Build().
+  void TearDown();
+
+  // Any thread.
+  [[nodiscard]] MachineState state() const { return state_.load(); }
+  [[nodiscard]] MachineStats Stats() const;
+  [[nodiscard]] std::vector<std::byte> ConsoleTail(std::size_t max_bytes) const;
+
+  // VcpuHost, on the vCPUs' threads.
+  std::optional<ExitInfo> ServeExit(KvmVcpu& vcpu, VcpuExit& exit) override;
+  void VcpuPaused() override;
+  void VcpuEnded(std::optional<ExitInfo> info) override;
+
+ private:
+  Result<> BuildVm(const MachineConfig& config, HostKind host_kind);
+  Result<> BuildVcpus(const MachineConfig& config, HostKind host_kind);
+  std::optional<ExitInfo> ServeEmulationFailure(KvmVcpu& vcpu, const EmulationFailure& failure);
+  void OnVcpuPaused();
+  void OnVcpuEnded(std::optional<ExitInfo> info);
+  void OnGuestPanic();
+  // Begins the end: every vCPU is told to stop; FinishStop() when all have.
+  void StopVcpus(ExitInfo info);
+  void FinishStop();
+  // Answers with ERR_MACHINE_STATE, naming what was wanted and what is.
+  void RefuseState(Completion<> done, const char* operation) const;
+
+  EventLoop& loop_;
+  MachineObserver& observer_;
+  const std::int64_t created_ns_;
+  std::atomic<MachineState> state_{MachineState::kCreated};
+
+  // Guards the pieces below against Stats() of another thread while TearDown()
+  // takes them apart; all else about them belongs to the device thread.
+  mutable std::mutex pieces_mutex_;
+  // Declared in the order of dependence: the last goes first.
+  std::unique_ptr<devices::ConsoleRing> console_;
+  std::optional<Kvm> kvm_;
+  std::unique_ptr<GuestMemory> memory_;
+  std::unique_ptr<KvmVm> vm_;
+  std::unique_ptr<Fixups> fixups_;
+  std::unique_ptr<DeviceSet> devices_;
+  std::unique_ptr<PortIo> ports_;
+  std::vector<std::unique_ptr<VcpuThread>> vcpus_;
+
+  std::size_t running_vcpus_ = 0;
+  std::size_t paused_vcpus_ = 0;
+  std::optional<ExitInfo> ending_;
+  bool silent_ = false;
+  EventLoop::TimerId panic_timer_ = 0;
+  std::optional<Completion<>> pausing_;
+  std::vector<Completion<>> killing_;
+  std::vector<std::move_only_function<void()>> shutting_;
+};
+
+}  // namespace embervm::machine
+
+#endif  // EMBERVM_MACHINE_MACHINE_CORE_H_

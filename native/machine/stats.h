@@ -1,0 +1,46 @@
+// Counters of a machine, read without a round trip to its threads.
+#ifndef EMBERVM_MACHINE_STATS_H_
+#define EMBERVM_MACHINE_STATS_H_
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace embervm::machine {
+
+struct VcpuUsage {
+  std::uint64_t exits = 0;
+  // -1 where the host does not count.
+  std::int64_t emulated_instructions = -1;
+  std::uint64_t cpu_time_ns = 0;
+};
+
+struct DriveStats {
+  std::string id;
+  std::uint64_t read_bytes = 0;
+  std::uint64_t written_bytes = 0;
+  std::uint64_t reads = 0;
+  std::uint64_t writes = 0;
+  std::uint64_t flushes = 0;
+  std::uint64_t errors = 0;
+};
+
+struct MachineStats {
+  std::vector<VcpuUsage> vcpus;
+  std::vector<std::pair<std::string, std::uint64_t>> fixups;
+  // From the create call to the first KVM_RUN; -1 before the start.
+  std::int64_t setup_ns = -1;
+  std::uint64_t resident_bytes = 0;
+  std::uint64_t console_bytes = 0;
+  std::uint64_t console_dropped_bytes = 0;
+  std::vector<DriveStats> drives;
+  std::uint64_t vsock_connections = 0;
+  std::uint64_t vsock_tx_bytes = 0;
+  std::uint64_t vsock_rx_bytes = 0;
+  std::uint64_t interrupts = 0;
+};
+
+}  // namespace embervm::machine
+
+#endif  // EMBERVM_MACHINE_STATS_H_

@@ -1,0 +1,18 @@
+// AddonData: what the addon keeps per JS environment, so that it works in
+// worker threads and when it is loaded twice.
+#ifndef EMBERVM_NAPI_ADDON_DATA_H_
+#define EMBERVM_NAPI_ADDON_DATA_H_
+
+#include <napi.h>
+
+namespace embervm::napi {
+
+struct AddonData {
+  Napi::FunctionReference machine_class;
+  // True only while createMachine() constructs: the class is not for callers.
+  bool constructing_machine = false;
+};
+
+}  // namespace embervm::napi
+
+#endif  // EMBERVM_NAPI_ADDON_DATA_H_

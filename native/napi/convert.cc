@@ -1,0 +1,153 @@
+#include "napi/convert.h"
+
+#include <type_traits>
+#include <variant>
+
+namespace embervm::napi {
+
+namespace {
+
+// A count in JS: exact up to 2^53.
+Napi::Number Count(Napi::Env env, std::uint64_t count) {
+  return Napi::Number::New(env, static_cast<double>(count));
+}
+
+Napi::Number Count(Napi::Env env, std::int64_t count) {
+  return Napi::Number::New(env, static_cast<double>(count));
+}
+
+Napi::Array VcpusToJs(Napi::Env env, const std::vector<machine::VcpuUsage>& vcpus) {
+  const auto array = Napi::Array::New(env, vcpus.size());
+  std::uint32_t index = 0;
+  for (const machine::VcpuUsage& vcpu : vcpus) {
+    const auto object = Napi::Object::New(env);
+    object.Set("exits", Count(env, vcpu.exits));
+    object.Set("emulatedInstructions", Count(env, vcpu.emulated_instructions));
+    object.Set("cpuTimeNs", Count(env, vcpu.cpu_time_ns));
+    array.Set(index++, object);
+  }
+  return array;
+}
+
+Napi::Object DrivesToJs(Napi::Env env, const std::vector<machine::DriveStats>& drives) {
+  const auto object = Napi::Object::New(env);
+  for (const machine::DriveStats& drive : drives) {
+    const auto entry = Napi::Object::New(env);
+    entry.Set("readBytes", Count(env, drive.read_bytes));
+    entry.Set("writtenBytes", Count(env, drive.written_bytes));
+    entry.Set("reads", Count(env, drive.reads));
+    entry.Set("writes", Count(env, drive.writes));
+    entry.Set("flushes", Count(env, drive.flushes));
+    entry.Set("errors", Count(env, drive.errors));
+    object.Set(drive.id, entry);
+  }
+  return object;
+}
+
+}  // namespace
+
+Napi::Object ToJs(Napi::Env env, const std::vector<std::pair<std::string, Error::Value>>& context) {
+  const auto object = Napi::Object::New(env);
+  for (const auto& [key, value] : context) {
+    std::visit(
+        [&]<class T>(const T& held) {
+          if constexpr (std::is_same_v<T, std::int64_t>) {
+            object.Set(key, Count(env, held));
+          } else {
+            object.Set(key, Napi::String::New(env, held));
+          }
+        },
+        value);
+  }
+  return object;
+}
+
+Napi::Value ToJs(Napi::Env env, const Error& error) {
+  const Napi::Object object = Napi::Error::New(env, error.message()).Value();
+  object.Set("code", error.code());
+  if (error.errno_value() != 0) object.Set("errno", ErrnoName(error.errno_value()));
+  if (!error.syscall().empty()) object.Set("syscall", error.syscall());
+  if (!error.context().empty()) object.Set("context", ToJs(env, error.context()));
+  return object;
+}
+
+void Throw(Napi::Env env, const Error& error) { napi_throw(env, ToJs(env, error)); }
+
+Napi::Object ToJs(Napi::Env env, const machine::MachineStats& stats) {
+  const auto object = Napi::Object::New(env);
+  object.Set("vcpus", VcpusToJs(env, stats.vcpus));
+  const auto fixups = Napi::Object::New(env);
+  for (const auto& [mnemonic, count] : stats.fixups) fixups.Set(mnemonic, Count(env, count));
+  object.Set("fixups", fixups);
+  object.Set("setupNs", Count(env, stats.setup_ns));
+  object.Set("residentBytes", Count(env, stats.resident_bytes));
+  const auto console = Napi::Object::New(env);
+  console.Set("bytes", Count(env, stats.console_bytes));
+  console.Set("droppedBytes", Count(env, stats.console_dropped_bytes));
+  object.Set("console", console);
+  object.Set("drives", DrivesToJs(env, stats.drives));
+  const auto vsock = Napi::Object::New(env);
+  vsock.Set("connections", Count(env, stats.vsock_connections));
+  vsock.Set("txBytes", Count(env, stats.vsock_tx_bytes));
+  vsock.Set("rxBytes", Count(env, stats.vsock_rx_bytes));
+  object.Set("vsock", vsock);
+  object.Set("interrupts", Count(env, stats.interrupts));
+  return object;
+}
+
+Napi::Object ToJs(Napi::Env env, const machine::HostReport& report) {
+  const auto object = Napi::Object::New(env);
+  object.Set("kvm", report.kvm);
+  object.Set("apiVersion", report.api_version);
+  object.Set("maxVcpus", report.max_vcpus);
+  object.Set("memoryMib", Count(env, report.memory_mib));
+  object.Set("cpus", report.cpus);
+  const auto capabilities = Napi::Array::New(env, report.capabilities.size());
+  std::uint32_t index = 0;
+  for (const machine::HostCapability& capability : report.capabilities) {
+    const auto entry = Napi::Object::New(env);
+    entry.Set("name", capability.name);
+    entry.Set("available", capability.available);
+    entry.Set("reason", capability.reason);
+    entry.Set("cure", capability.cure);
+    capabilities.Set(index++, entry);
+  }
+  object.Set("capabilities", capabilities);
+  return object;
+}
+
+std::string_view ToString(machine::MachineState state) {
+  switch (state) {
+    case machine::MachineState::kCreated:
+      return "created";
+    case machine::MachineState::kRunning:
+      return "running";
+    case machine::MachineState::kPaused:
+      return "paused";
+    case machine::MachineState::kStopped:
+      return "stopped";
+    case machine::MachineState::kCrashed:
+      return "crashed";
+    case machine::MachineState::kClosed:
+      break;
+  }
+  return "closed";
+}
+
+std::string_view ToString(machine::ExitReason reason) {
+  switch (reason) {
+    case machine::ExitReason::kPowerOff:
+      return "poweroff";
+    case machine::ExitReason::kReset:
+      return "reset";
+    case machine::ExitReason::kPanic:
+      return "panic";
+    case machine::ExitReason::kKilled:
+      return "killed";
+    case machine::ExitReason::kFault:
+      break;
+  }
+  return "fault";
+}
+
+}  // namespace embervm::napi

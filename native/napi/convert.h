@@ -1,0 +1,39 @@
+// Between JS values and the plain structs of the core. The shapes are those of
+// lib/native/types.ts; zod has validated them, so a wrong type here is a bug of
+// ours and answered with ERR_INTERNAL, never undefined behaviour.
+#ifndef EMBERVM_NAPI_CONVERT_H_
+#define EMBERVM_NAPI_CONVERT_H_
+
+#include <napi.h>
+
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "machine/config.h"
+#include "machine/host_report.h"
+#include "machine/machine.h"
+#include "machine/observer.h"
+#include "machine/stats.h"
+
+namespace embervm::napi {
+
+// The one place where a native failure becomes a JS Error with `code`, `errno`,
+// `syscall` and `context`.
+Napi::Value ToJs(Napi::Env env, const Error& error);
+void Throw(Napi::Env env, const Error& error);
+
+Napi::Object ToJs(Napi::Env env, const std::vector<std::pair<std::string, Error::Value>>& context);
+Napi::Object ToJs(Napi::Env env, const machine::MachineStats& stats);
+Napi::Object ToJs(Napi::Env env, const machine::HostReport& report);
+std::string_view ToString(machine::MachineState state);
+std::string_view ToString(machine::ExitReason reason);
+
+Result<machine::MachineConfig> MachineConfigFromJs(const Napi::Value& value);
+// A vsock port: an integer from 0 to 2^32 - 1.
+Result<std::uint32_t> PortFromJs(const Napi::Value& value);
+
+}  // namespace embervm::napi
+
+#endif  // EMBERVM_NAPI_CONVERT_H_

@@ -1,0 +1,102 @@
+#include <cmath>
+#include <limits>
+#include <string>
+
+#include "napi/convert.h"
+
+namespace embervm::napi {
+
+namespace {
+
+Error WrongType(std::string_view key, std::string_view expected) {
+  return Error("ERR_INTERNAL", "native configuration: " + std::string(key) + " must be " +
+                                   std::string(expected));
+}
+
+Result<std::string> GetString(const Napi::Object& object, const char* key) {
+  const Napi::Value value = object.Get(key);
+  if (!value.IsString()) return std::unexpected(WrongType(key, "a string"));
+  std::string text = value.As<Napi::String>().Utf8Value();
+  // The system calls would silently stop at it.
+  if (text.find('\0') != std::string::npos) {
+    return std::unexpected(
+        Error("ERR_INVALID_CONFIG", std::string(key) + " must not contain a NUL byte"));
+  }
+  return text;
+}
+
+Result<bool> GetBool(const Napi::Object& object, const char* key) {
+  const Napi::Value value = object.Get(key);
+  if (!value.IsBoolean()) return std::unexpected(WrongType(key, "a boolean"));
+  return value.As<Napi::Boolean>().Value();
+}
+
+Result<std::uint64_t> ToInteger(const Napi::Value& value, std::string_view key,
+                                std::uint64_t maximum) {
+  if (!value.IsNumber()) return std::unexpected(WrongType(key, "a number"));
+  const double number = value.As<Napi::Number>().DoubleValue();
+  // Exact in a double up to 2^53; the negated test refuses NaN too.
+  if (!(number >= 0 && number <= static_cast<double>(maximum)) || number != std::floor(number)) {
+    return std::unexpected(WrongType(key, "an integer from 0 to " + std::to_string(maximum)));
+  }
+  return static_cast<std::uint64_t>(number);
+}
+
+Result<std::uint64_t> GetInteger(const Napi::Object& object, const char* key,
+                                 std::uint64_t maximum) {
+  return ToInteger(object.Get(key), key, maximum);
+}
+
+Result<std::vector<machine::DriveConfig>> GetDrives(const Napi::Object& object) {
+  const Napi::Value value = object.Get("drives");
+  if (!value.IsArray()) return std::unexpected(WrongType("drives", "an array"));
+  const auto array = value.As<Napi::Array>();
+  std::vector<machine::DriveConfig> drives;
+  for (std::uint32_t i = 0; i < array.Length(); ++i) {
+    const Napi::Value item = array.Get(i);
+    if (!item.IsObject()) return std::unexpected(WrongType("drives[]", "an object"));
+    const auto entry = item.As<Napi::Object>();
+    machine::DriveConfig drive;
+    EMBERVM_TRY_ASSIGN(drive.id, GetString(entry, "id"));
+    EMBERVM_TRY_ASSIGN(drive.path, GetString(entry, "path"));
+    EMBERVM_TRY_ASSIGN(drive.read_only, GetBool(entry, "readOnly"));
+    drives.push_back(std::move(drive));
+  }
+  return drives;
+}
+
+}  // namespace
+
+Result<machine::MachineConfig> MachineConfigFromJs(const Napi::Value& value) {
+  if (!value.IsObject()) return std::unexpected(WrongType("config", "an object"));
+  const auto object = value.As<Napi::Object>();
+  // One MiB more than any address space holds; keeps the byte count in 64 bits.
+  constexpr std::uint64_t kMaxMemoryMib = std::uint64_t{1} << 32;
+  constexpr std::uint64_t kMaxU32 = std::numeric_limits<std::uint32_t>::max();
+
+  machine::MachineConfig config;
+  EMBERVM_TRY_ASSIGN(config.kernel_path, GetString(object, "kernelPath"));
+  if (!object.Get("initrdPath").IsUndefined()) {
+    EMBERVM_TRY_ASSIGN(config.initrd_path, GetString(object, "initrdPath"));
+  }
+  EMBERVM_TRY_ASSIGN(config.command_line, GetString(object, "commandLine"));
+  EMBERVM_TRY_ASSIGN(const std::uint64_t vcpus, GetInteger(object, "vcpus", kMaxU32));
+  config.vcpus = static_cast<std::uint32_t>(vcpus);
+  EMBERVM_TRY_ASSIGN(config.memory_mib, GetInteger(object, "memoryMib", kMaxMemoryMib));
+  EMBERVM_TRY_ASSIGN(config.drives, GetDrives(object));
+  if (!object.Get("vsockCid").IsUndefined()) {
+    EMBERVM_TRY_ASSIGN(config.vsock_cid, GetInteger(object, "vsockCid", kMaxU32));
+  }
+  EMBERVM_TRY_ASSIGN(config.rng, GetBool(object, "rng"));
+  EMBERVM_TRY_ASSIGN(config.console, GetBool(object, "console"));
+  EMBERVM_TRY_ASSIGN(config.console_bytes, GetInteger(object, "consoleBytes", kMaxU32));
+  return config;
+}
+
+Result<std::uint32_t> PortFromJs(const Napi::Value& value) {
+  EMBERVM_TRY_ASSIGN(const std::uint64_t port,
+                     ToInteger(value, "port", std::numeric_limits<std::uint32_t>::max()));
+  return static_cast<std::uint32_t>(port);
+}
+
+}  // namespace embervm::napi

@@ -1,0 +1,65 @@
+// NativeMachine: the wrapped object of lib/native/types.ts over one Machine.
+#ifndef EMBERVM_NAPI_MACHINE_WRAP_H_
+#define EMBERVM_NAPI_MACHINE_WRAP_H_
+
+#include <napi.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "machine/machine.h"
+#include "napi/event_relay.h"
+#include "napi/js_queue.h"
+
+namespace embervm::napi {
+
+class MachineWrap : public Napi::ObjectWrap<MachineWrap> {
+ public:
+  static Napi::Function DefineClass(Napi::Env env);
+  // createMachine(config, onEvents): Promise<NativeMachine>
+  static Napi::Value CreateMachine(const Napi::CallbackInfo& info);
+
+  // Only CreateMachine constructs: a call from JS throws.
+  explicit MachineWrap(const Napi::CallbackInfo& info);
+  ~MachineWrap() override;
+
+ private:
+  using Operation = std::function<void(machine::Machine&, machine::Machine::Callback)>;
+
+  Napi::Value GetState(const Napi::CallbackInfo& info);
+  Napi::Value Start(const Napi::CallbackInfo& info);
+  Napi::Value Pause(const Napi::CallbackInfo& info);
+  Napi::Value Resume(const Napi::CallbackInfo& info);
+  Napi::Value Kill(const Napi::CallbackInfo& info);
+  Napi::Value Close(const Napi::CallbackInfo& info);
+  Napi::Value ConnectVsock(const Napi::CallbackInfo& info);
+  void ListenVsock(const Napi::CallbackInfo& info);
+  void UnlistenVsock(const Napi::CallbackInfo& info);
+  Napi::Value ConsoleTail(const Napi::CallbackInfo& info);
+  Napi::Value Stats(const Napi::CallbackInfo& info);
+  void Reference(const Napi::CallbackInfo& info);
+  void Unreference(const Napi::CallbackInfo& info);
+
+  // Runs one operation of the machine as a promise of undefined.
+  Napi::Value RunAsync(Napi::Env env, const Operation& operation);
+  // Recomputes whether the machine alone keeps the event loop alive.
+  void UpdateHold(Napi::Env env);
+  void FinishClose(Napi::Env env);
+  static void CloseAtExit(void* wrap);
+
+  std::shared_ptr<JsQueue> queue_;
+  std::unique_ptr<EventRelay> relay_;
+  std::unique_ptr<machine::Machine> machine_;
+  std::vector<Napi::Promise::Deferred> closers_;
+  napi_env env_ = nullptr;
+  bool cleanup_hooked_ = false;
+  // The caller's ref()/unref(); the hold itself is on the queue.
+  bool referenced_ = true;
+  bool holding_ = false;
+};
+
+}  // namespace embervm::napi
+
+#endif  // EMBERVM_NAPI_MACHINE_WRAP_H_
