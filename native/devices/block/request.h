@@ -1,0 +1,50 @@
+// BlockRequest: one parsed and checked request, apart from the queue it came from, so
+// that it can be executed anywhere.
+#ifndef EMBERVM_DEVICES_BLOCK_REQUEST_H_
+#define EMBERVM_DEVICES_BLOCK_REQUEST_H_
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "devices/block/disk.h"
+#include "devices/block/protocol.h"
+#include "virtio/chain.h"
+#include "virtio/segments.h"
+
+namespace embervm::devices {
+
+using BlockId = std::array<std::byte, block::kIdBytes>;
+
+struct BlockResult {
+  block::Status status = block::Status::kIoError;
+  std::uint32_t type = 0;
+  std::uint64_t transferred = 0;  // Data bytes read from or written to the disk.
+  std::uint32_t used_length = 0;  // What the used ring is told.
+};
+
+class BlockRequest {
+ public:
+  explicit BlockRequest(const virtio::Chain& chain);
+
+  // Does the work and writes the status byte. Blocks for the disk.
+  BlockResult Execute(const Disk& disk, const BlockId& id);
+
+ private:
+  [[nodiscard]] block::Status Transfer(const Disk& disk, bool to_guest,
+                                       std::uint64_t& transferred);
+  [[nodiscard]] block::Status Flush(const Disk& disk) const;
+  [[nodiscard]] block::Status GetId(const BlockId& id, std::uint64_t& written) const;
+  [[nodiscard]] block::Status Ranges(const Disk& disk) const;
+
+  bool has_header_ = false;
+  block::RequestHeader header_{};
+  std::vector<virtio::Segment> input_;   // Readable, after the header.
+  std::vector<virtio::Segment> output_;  // Writable, before the status byte.
+  std::byte* status_ = nullptr;          // Null when the driver gave no writable byte.
+};
+
+}  // namespace embervm::devices
+
+#endif  // EMBERVM_DEVICES_BLOCK_REQUEST_H_

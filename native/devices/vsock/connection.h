@@ -1,0 +1,99 @@
+// VsockConnection: the state of one stream: credit both ways (virtio 1.2 §5.10.6.3),
+// half-closes, and the socket towards the host. No packets are built and nothing is
+// scheduled here; that is the VsockMuxer's part.
+#ifndef EMBERVM_DEVICES_VSOCK_CONNECTION_H_
+#define EMBERVM_DEVICES_VSOCK_CONNECTION_H_
+
+#include <compare>
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <optional>
+
+#include "base/event_loop.h"
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "devices/vsock/byte_buffer.h"
+#include "devices/vsock/protocol.h"
+#include "virtio/segments.h"
+
+namespace embervm::devices {
+
+struct VsockKey {
+  std::uint32_t host_port;
+  std::uint32_t guest_port;
+  bool operator==(const VsockKey&) const = default;
+};
+
+class VsockConnection {
+ public:
+  // What we let the guest send before the host has read it; also the bound of the
+  // buffer between the two.
+  static constexpr std::uint32_t kBufAlloc = 256 * 1024;
+
+  // Control packets that wait for a receive buffer, one bit each.
+  enum Pending : std::uint32_t {
+    kPendingRequest = 1,
+    kPendingResponse = 2,
+    kPendingShutdown = 4,
+    kPendingCreditUpdate = 8,
+    kPendingCreditRequest = 16,
+  };
+
+  VsockConnection(VsockKey stream_key, UniqueFd stream)
+      : key(stream_key), fd(std::move(stream)) {}
+
+  // Credit that the guest gives: called for each of its packets.
+  void UpdatePeerCredit(const vsock::Header& header);
+  [[nodiscard]] std::uint32_t PeerFree() const;
+  // Takes the credit of our own packet fields: what the guest knows from now on.
+  void FillCredit(vsock::Header& header);
+
+  // Guest to host. False when the guest sent more than its credit.
+  [[nodiscard]] bool Deliver(std::uint32_t length, virtio::Segments payload);
+  // Writes what is buffered as far as the host takes it.
+  void FlushToHost();
+
+  // Host to guest: reads at most min(credit, 64 KiB) into the segments. 0 when there
+  // is nothing now; end of file and errors are noted in host_eof.
+  std::uint32_t ReadFromHost(virtio::Segments room);
+
+  // The flags that we want the guest to know.
+  [[nodiscard]] std::uint32_t WantedShutdown() const;
+  // There is, as far as we know, something for the guest.
+  [[nodiscard]] bool WantsToSend() const;
+  [[nodiscard]] bool MayRead() const;
+
+  const VsockKey key;
+  UniqueFd fd;
+  bool established = false;
+  std::uint32_t pending = 0;
+  std::uint32_t peer_shutdown = 0;  // Flags of the guest's SHUTDOWN packets so far.
+  std::uint32_t sent_shutdown = 0;  // Flags of ours.
+  bool readable = false;            // The socket may hold bytes for the guest.
+  bool host_eof = false;            // The host sends nothing more.
+  bool host_gone = false;           // The host takes nothing more.
+  ByteBuffer to_host;
+
+  // Bookkeeping of the muxer.
+  std::optional<std::list<VsockConnection*>::iterator> ready_position;
+  std::optional<std::uint32_t> watched_events;
+  std::optional<EventLoop::TimerId> timer;
+  UniqueFd caller_end;  // Of a connection of ours that the guest has not accepted yet.
+  std::move_only_function<void(Result<UniqueFd>)> connect_handler;
+
+ private:
+  void NoteForwarded(std::uint32_t bytes);
+
+  // All counters wrap at 32 bits, as the protocol has it.
+  std::uint32_t peer_buf_alloc_ = 0;
+  std::uint32_t peer_fwd_cnt_ = 0;
+  std::uint32_t sent_to_guest_ = 0;
+  std::uint32_t received_from_guest_ = 0;
+  std::uint32_t forwarded_ = 0;
+  std::uint32_t announced_forwarded_ = 0;
+};
+
+}  // namespace embervm::devices
+
+#endif  // EMBERVM_DEVICES_VSOCK_CONNECTION_H_

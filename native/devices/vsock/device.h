@@ -1,0 +1,52 @@
+// virtio-vsock (virtio 1.2 §5.10) without vhost: this file moves packets between the
+// rings and the VsockMuxer, which knows connections.
+#ifndef EMBERVM_DEVICES_VSOCK_DEVICE_H_
+#define EMBERVM_DEVICES_VSOCK_DEVICE_H_
+
+#include <array>
+#include <cstdint>
+
+#include "base/event_loop.h"
+#include "base/result.h"
+#include "devices/vsock/muxer.h"
+#include "virtio/device.h"
+
+namespace embervm::devices {
+
+class VsockDevice final : public virtio::Device {
+ public:
+  // `loop` must outlive the device.
+  VsockDevice(EventLoop& loop, const VsockMuxer::Options& options);
+
+  // Loop thread: Connect(), Listen(), Unlisten().
+  [[nodiscard]] VsockMuxer& muxer() { return muxer_; }
+  // Loop thread. Drops every connection and tells the driver that it was moved to
+  // another host: after a restore.
+  void SendTransportReset();
+  // Any thread.
+  [[nodiscard]] VsockMuxer::Counters counters() const { return muxer_.counters(); }
+
+  [[nodiscard]] std::uint32_t type() const override;
+  [[nodiscard]] std::string_view name() const override { return "vsock"; }
+  [[nodiscard]] std::uint64_t features() const override { return 0; }
+  [[nodiscard]] std::span<const std::uint16_t> queue_sizes() const override;
+  [[nodiscard]] std::span<const std::byte> config() const override { return config_; }
+  Result<> Activate(const virtio::DeviceContext& context) override;
+  void Notify(std::uint16_t queue) override;
+  void Reset() override;
+
+ private:
+  // Each false when the device failed.
+  bool DrainTransmitQueue();
+  bool FillReceiveQueue();
+  // Fills the receive queue, then shows the driver all that is used: one interrupt.
+  void Flush();
+
+  std::array<std::byte, sizeof(std::uint64_t)> config_{};
+  VsockMuxer muxer_;
+  const virtio::DeviceContext* context_ = nullptr;
+};
+
+}  // namespace embervm::devices
+
+#endif  // EMBERVM_DEVICES_VSOCK_DEVICE_H_

@@ -1,0 +1,110 @@
+// Device: what a virtio device implements, and what the transport gives it. After the
+// constructor, every call below comes from the machine's device thread.
+#ifndef EMBERVM_VIRTIO_DEVICE_H_
+#define EMBERVM_VIRTIO_DEVICE_H_
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <utility>
+
+#include "base/event_loop.h"
+#include "base/result.h"
+#include "memory/guest_memory.h"
+#include "virtio/queue.h"
+
+namespace embervm::virtio {
+
+// The transport as an active device sees it.
+class DeviceHost {
+ public:
+  // Raises the interrupt for used buffers: once per batch, and only when
+  // Queue::PublishUsed() asked for it.
+  virtual void SignalQueues() = 0;
+  // Replaces the bytes that the driver reads from the configuration space, bumps their
+  // generation and raises the configuration interrupt.
+  virtual void PublishConfig(std::span<const std::byte> config) = 0;
+  // Calls Notify(queue) again on a later turn of the loop: for a device that used up
+  // its budget and lets others run.
+  virtual void Kick(std::uint16_t queue) = 0;
+  // The driver broke the protocol beyond repair: sets DEVICE_NEEDS_RESET, tells the
+  // machine, and calls Reset() on a later turn. No Notify() follows.
+  virtual void Fail(Error error) = 0;
+
+ protected:
+  ~DeviceHost() = default;
+};
+
+struct DeviceContext {
+  const GuestMemory& memory;
+  EventLoop& loop;
+  DeviceHost& host;
+  std::span<Queue> queues;
+  // Negotiated with the driver.
+  std::uint64_t features;
+};
+
+class Device {
+ public:
+  Device() = default;
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+  virtual ~Device() = default;
+
+  // Constant for the life of the device; also read by the thread that builds the machine.
+  [[nodiscard]] virtual std::uint32_t type() const = 0;
+  // For messages and events: "block rootfs".
+  [[nodiscard]] virtual std::string_view name() const = 0;
+  // The device's own feature bits; the transport adds kRingFeatures.
+  [[nodiscard]] virtual std::uint64_t features() const = 0;
+  // The maximum size of each queue.
+  [[nodiscard]] virtual std::span<const std::uint16_t> queue_sizes() const = 0;
+  // The configuration space as the driver finds it first.
+  [[nodiscard]] virtual std::span<const std::byte> config() const = 0;
+
+  // DRIVER_OK, all queues valid. `context` stays valid until Reset(). On an error the
+  // device is as before the call.
+  virtual Result<> Activate(const DeviceContext& context) = 0;
+  // The driver made buffers available, or Kick() was called. Spurious calls happen.
+  virtual void Notify(std::uint16_t queue) = 0;
+  // Forgets the driver and drops work in flight; the context dies after this call.
+  virtual void Reset() = 0;
+};
+
+// Drains one queue: `handler` is called with each chain and returns the length for the
+// used ring. One publish and at most one interrupt per call; after `budget` chains the
+// rest waits for a later turn of the loop.
+template <class Handler>
+void ServiceQueue(const DeviceContext& context, std::uint16_t index, unsigned budget,
+                  Handler&& handler) {
+  Queue& queue = context.queues[index];
+  std::optional<Error> failure;
+  bool more = true;
+  queue.DisableNotifications();
+  while (more && budget > 0) {
+    Result<std::optional<Chain>> chain = queue.Pop();
+    if (!chain.has_value()) {
+      failure = std::move(chain).error();
+      break;
+    }
+    if (chain->has_value()) {
+      const std::uint32_t length = handler(**chain);
+      queue.AddUsed((*chain)->head(), length);
+      --budget;
+    } else {
+      more = queue.EnableNotifications();
+      if (more) queue.DisableNotifications();
+    }
+  }
+  if (queue.PublishUsed()) context.host.SignalQueues();
+  if (failure) {
+    context.host.Fail(*std::move(failure));
+  } else if (more) {
+    context.host.Kick(index);
+  }
+}
+
+}  // namespace embervm::virtio
+
+#endif  // EMBERVM_VIRTIO_DEVICE_H_

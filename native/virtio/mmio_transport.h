@@ -1,0 +1,154 @@
+// MmioTransport: one virtio-mmio version 2 slot (virtio 1.2 §4.2). vCPU threads read
+// and write registers; the device itself runs on the device thread only.
+//
+// Everything that the guest can read lives in one page, so the machine may map that
+// page as a read-only memory slot and reads cost no exit; Read() serves the same bytes
+// where it does not. Writes always come through Write().
+//
+// Life: create before the loop runs or on the loop thread. Destroy after the loop has
+// ended (or on its thread) and after the vCPU threads are gone, before the device and
+// the loop.
+#ifndef EMBERVM_VIRTIO_MMIO_TRANSPORT_H_
+#define EMBERVM_VIRTIO_MMIO_TRANSPORT_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/event_loop.h"
+#include "base/mapping.h"
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "memory/guest_memory.h"
+#include "virtio/abi.h"
+#include "virtio/completion.h"
+#include "virtio/device.h"
+#include "virtio/queue.h"
+
+namespace embervm::virtio {
+
+class MmioTransport final : private DeviceHost {
+ public:
+  // Called on the device thread when a device was stopped because of its driver.
+  using FailureHandler = std::function<void(const Device& device, const Error& error)>;
+
+  // An empty slot: device id 0, which drivers skip.
+  static Result<std::unique_ptr<MmioTransport>> Create(EventLoop& loop, const GuestMemory& memory,
+                                                       FailureHandler on_failure);
+  // A slot with a device, which must outlive the transport.
+  static Result<std::unique_ptr<MmioTransport>> Create(EventLoop& loop, const GuestMemory& memory,
+                                                       Device& device, FailureHandler on_failure);
+  MmioTransport(const MmioTransport&) = delete;
+  MmioTransport& operator=(const MmioTransport&) = delete;
+  ~MmioTransport();
+
+  // Puts a device into an empty slot. Loop thread, or before the loop runs.
+  Result<> Attach(Device& device);
+
+  // Any thread. `offset` is relative to the page. A write of the status register
+  // returns when the device thread has activated or reset the device.
+  void Read(std::uint64_t offset, std::span<std::byte> data);
+  void Write(std::uint64_t offset, std::span<const std::byte> data);
+
+  // Any thread. Releases vCPU threads that wait for the device thread, now and from
+  // now on: call it when the loop is stopped before the vCPU threads have ended.
+  void ReleaseWaiters();
+
+  // One per queue, valid from Attach() on; the machine binds each to a write of the
+  // queue's index to kRegQueueNotify.
+  [[nodiscard]] std::size_t queue_count() const { return notify_fds_.size(); }
+  [[nodiscard]] int notify_fd(std::size_t queue) const { return notify_fds_.at(queue).get(); }
+  // The machine binds it to the slot's interrupt line (edge).
+  [[nodiscard]] int irq_fd() const { return irq_fd_.get(); }
+  // 4 KiB, page aligned: the host side of a read-only memory slot.
+  [[nodiscard]] std::span<std::byte> register_page() const { return page_.bytes(); }
+
+  // Any thread.
+  [[nodiscard]] std::uint64_t interrupts() const {
+    return interrupts_.load(std::memory_order_relaxed);
+  }
+  // Writes to the configuration space, which no device of ours accepts.
+  [[nodiscard]] std::uint64_t ignored_config_writes() const {
+    return ignored_config_writes_.load(std::memory_order_relaxed);
+  }
+
+ private:
+  // What the driver set up. Guarded by mutex_, so only ever touched by vCPU threads.
+  struct DriverState {
+    std::uint32_t device_features_sel = 0;
+    std::uint32_t driver_features_sel = 0;
+    std::uint32_t queue_sel = 0;
+    std::uint64_t driver_features = 0;
+    std::vector<QueueConfig> queues;
+  };
+
+  MmioTransport(EventLoop& loop, const GuestMemory& memory, FailureHandler on_failure,
+                Mapping page, UniqueFd irq_fd);
+
+  // DeviceHost, device thread.
+  void SignalQueues() override;
+  void PublishConfig(std::span<const std::byte> config) override;
+  void Kick(std::uint16_t queue) override;
+  void Fail(Error error) override;
+
+  // vCPU threads, with mutex_ held.
+  void WriteRegister(const Device& device, std::uint64_t offset, std::uint32_t value);
+  void WriteQueueRegister(std::uint64_t offset, std::uint32_t value);
+  void WriteStatus(const Device& device, std::uint32_t value);
+  void ResetDriverState(const Device& device);
+  void RefreshSelected(const Device& device);
+  // Runs `task` on the device thread and waits for it.
+  void RunOnDeviceThread(EventLoop::Task task);
+
+  // Device thread.
+  void ActivateDevice(std::span<const QueueConfig> configs, std::uint64_t features);
+  void DeactivateDevice();
+  void OnNotify(std::uint16_t queue);
+  void Signal(std::uint32_t cause);
+
+  // One 32-bit register in the page. The guest may read it at any moment.
+  [[nodiscard]] std::atomic_ref<std::uint32_t> Word(std::uint64_t offset) const;
+  [[nodiscard]] std::uint32_t Status() const;
+
+  EventLoop& loop_;
+  const GuestMemory& memory_;
+  FailureHandler on_failure_;
+  Mapping page_;
+  UniqueFd irq_fd_;
+  std::vector<UniqueFd> notify_fds_;
+  // Null in an empty slot. The release in Attach() pairs with the acquire of vCPU
+  // threads: who sees the device sees its notify descriptors and registers.
+  std::atomic<Device*> device_ = nullptr;
+
+  // vCPU threads only: the device thread never takes it, because a vCPU thread holds
+  // it while it waits for the device thread.
+  std::mutex mutex_;
+  DriverState driver_;
+
+  // Guards the configuration bytes of the page. Held for a copy only.
+  std::mutex config_mutex_;
+
+  // Guards current_wait_ and released_.
+  std::mutex wait_mutex_;
+  std::optional<Completion> current_wait_;
+  bool released_ = false;
+
+  std::atomic<std::uint64_t> interrupts_ = 0;
+  std::atomic<std::uint64_t> ignored_config_writes_ = 0;
+
+  // Device thread only.
+  std::vector<Queue> queues_;
+  std::optional<DeviceContext> context_;  // Set while the device is active.
+  bool failed_ = false;
+  std::uint64_t activation_ = 0;
+};
+
+}  // namespace embervm::virtio
+
+#endif  // EMBERVM_VIRTIO_MMIO_TRANSPORT_H_
