@@ -34,8 +34,7 @@ Result<std::unique_ptr<EventLoop>> EventLoop::Create() {
   }
   UniqueFd wake(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake.valid()) {
-    return std::unexpected(
-        Error::FromErrno("ERR_RESOURCE_LIMIT", "eventfd", errno, "event loop"));
+    return std::unexpected(Error::FromErrno("ERR_RESOURCE_LIMIT", "eventfd", errno, "event loop"));
   }
   epoll_event event{.events = EPOLLIN, .data = {.u64 = kWakeToken}};
   if (::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, wake.get(), &event) != 0) {
@@ -119,8 +118,8 @@ int EventLoop::MillisecondsToNextTimer() const {
   const auto left = timers_.begin()->first.first - Clock::now();
   // Rounded up: waking early would spin until the deadline.
   const auto milliseconds = std::chrono::ceil<std::chrono::milliseconds>(left).count();
-  return static_cast<int>(std::clamp<std::int64_t>(milliseconds, 0,
-                                                   std::numeric_limits<int>::max()));
+  return static_cast<int>(
+      std::clamp<std::int64_t>(milliseconds, 0, std::numeric_limits<int>::max()));
 }
 
 void EventLoop::RunTimers() {

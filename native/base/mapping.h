@@ -31,8 +31,8 @@ class Mapping {
   Mapping& operator=(const Mapping&) = delete;
   ~Mapping() { Reset(); }
 
-  static Result<Mapping> Create(std::size_t size, int protection, int flags, int fd,
-                                off_t offset, std::string_view what) {
+  static Result<Mapping> Create(std::size_t size, int protection, int flags, int fd, off_t offset,
+                                std::string_view what) {
     void* const data = ::mmap(nullptr, size, protection, flags, fd, offset);
     if (data == MAP_FAILED) {
       return std::unexpected(Error::FromErrno("ERR_OUT_OF_MEMORY", "mmap", errno, what));

@@ -18,8 +18,7 @@ class Error {
   using Value = std::variant<std::int64_t, std::string>;
 
   // `code` is one of the stable ERR_ codes of lib/errors.ts.
-  Error(std::string_view code, std::string message)
-      : code_(code), message_(std::move(message)) {}
+  Error(std::string_view code, std::string message) : code_(code), message_(std::move(message)) {}
 
   // A failed system call: `saved_errno` is errno as the call left it.
   static Error FromErrno(std::string_view code, std::string_view syscall, int saved_errno,
@@ -63,16 +62,16 @@ using Result = std::expected<T, Error>;
 #define EMBERVM_CONCAT(a, b) EMBERVM_CONCAT_INNER(a, b)
 
 // Returns the error of a Result<void>-like expression to the caller.
-#define EMBERVM_TRY(expression)                                       \
-  do {                                                                \
-    if (auto try_result = (expression); !try_result.has_value()) {    \
-      return std::unexpected(std::move(try_result).error());          \
-    }                                                                 \
+#define EMBERVM_TRY(expression)                                    \
+  do {                                                             \
+    if (auto try_result = (expression); !try_result.has_value()) { \
+      return std::unexpected(std::move(try_result).error());       \
+    }                                                              \
   } while (false)
 
 // EMBERVM_TRY_ASSIGN(auto fd, Open(path)): declares, or returns the error.
-#define EMBERVM_TRY_ASSIGN_INNER(name, declaration, expression)       \
-  auto name = (expression);                                           \
+#define EMBERVM_TRY_ASSIGN_INNER(name, declaration, expression)           \
+  auto name = (expression);                                               \
   if (!name.has_value()) return std::unexpected(std::move(name).error()); \
   declaration = std::move(name).value()
 #define EMBERVM_TRY_ASSIGN(declaration, expression) \

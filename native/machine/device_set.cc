@@ -28,8 +28,7 @@ std::uint32_t SlotIrq(std::size_t index) {
 std::string Hex(std::uint64_t value) {
   constexpr int kHexadecimal = 16;
   std::array<char, kHexadecimal> digits{};
-  const auto end =
-      std::to_chars(digits.data(), digits.data() + digits.size(), value, kHexadecimal);
+  const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), value, kHexadecimal);
   return "0x" + std::string(digits.data(), end.ptr);
 }
 
@@ -55,12 +54,11 @@ Result<std::unique_ptr<DeviceSet>> DeviceSet::Create(const MachineConfig& config
     EMBERVM_TRY(set->Add(std::move(vsock), vm, memory, loop, on_failure));
   }
   if (config.console) {
-    EMBERVM_TRY(set->Add(std::make_unique<devices::ConsoleDevice>(console), vm, memory, loop,
-                         on_failure));
+    EMBERVM_TRY(
+        set->Add(std::make_unique<devices::ConsoleDevice>(console), vm, memory, loop, on_failure));
   }
   if (config.rng) {
-    EMBERVM_TRY(
-        set->Add(std::make_unique<devices::RngDevice>(), vm, memory, loop, on_failure));
+    EMBERVM_TRY(set->Add(std::make_unique<devices::RngDevice>(), vm, memory, loop, on_failure));
   }
   return set;
 }
@@ -70,17 +68,17 @@ Result<> DeviceSet::Add(std::unique_ptr<virtio::Device> device, KvmVm& vm,
                         const FailureHandler& on_failure) {
   const std::size_t index = slots_.size();
   if (index >= kMaxSlots) {
-    return std::unexpected(Error("ERR_INVALID_CONFIG",
-                                 "a machine has room for " + std::to_string(kMaxSlots) +
-                                     " devices, drives included")
-                               .With("devices", static_cast<std::int64_t>(index + 1)));
+    return std::unexpected(
+        Error("ERR_INVALID_CONFIG",
+              "a machine has room for " + std::to_string(kMaxSlots) + " devices, drives included")
+            .With("devices", static_cast<std::int64_t>(index + 1)));
   }
   EMBERVM_TRY_ASSIGN(
       std::unique_ptr<virtio::MmioTransport> transport,
-      virtio::MmioTransport::Create(
-          loop, memory, *device, [on_failure](const virtio::Device& failed, const Error& error) {
-            on_failure(std::string(failed.name()), error.message());
-          }));
+      virtio::MmioTransport::Create(loop, memory, *device,
+                                    [on_failure](const virtio::Device& failed, const Error& error) {
+                                      on_failure(std::string(failed.name()), error.message());
+                                    }));
   for (std::size_t queue = 0; queue < transport->queue_count(); ++queue) {
     EMBERVM_TRY(vm.AddIoEventFd({.addr = SlotBase(index) + virtio::kRegQueueNotify,
                                  .length = kNotifyLength,
@@ -95,8 +93,7 @@ Result<> DeviceSet::Add(std::unique_ptr<virtio::Device> device, KvmVm& vm,
 std::string DeviceSet::GuestCommandLine() const {
   std::string line;
   for (std::size_t index = 0; index < slots_.size(); ++index) {
-    line += " virtio_mmio.device=4K@" + Hex(SlotBase(index)) + ":" +
-            std::to_string(SlotIrq(index));
+    line += " virtio_mmio.device=4K@" + Hex(SlotBase(index)) + ":" + std::to_string(SlotIrq(index));
   }
   return line;
 }
@@ -125,9 +122,8 @@ void DeviceSet::ConnectVsock(std::uint32_t port, Completion<UniqueFd> done) {
   if (vsock_ == nullptr) {
     return done(std::unexpected(Error("ERR_UNSUPPORTED", "the machine has no vsock device")));
   }
-  vsock_->muxer().Connect(port, [done = std::move(done)](Result<UniqueFd> stream) mutable {
-    done(std::move(stream));
-  });
+  vsock_->muxer().Connect(
+      port, [done = std::move(done)](Result<UniqueFd> stream) mutable { done(std::move(stream)); });
 }
 
 void DeviceSet::ListenVsock(std::uint32_t port, StreamHandler on_stream) {

@@ -47,15 +47,14 @@ ExitInfo DescribeFatalExit(const VcpuExit& exit, std::uint32_t index) {
   }
   if (const auto* const failure = std::get_if<EmulationFailure>(&exit)) {
     const std::string bytes = HexBytes(std::span(failure->bytes).first(failure->size));
-    ExitInfo info = Fault(index, "KVM cannot emulate the guest instruction at " +
-                                     Hex(failure->rip) + ": " + bytes);
+    ExitInfo info = Fault(
+        index, "KVM cannot emulate the guest instruction at " + Hex(failure->rip) + ": " + bytes);
     info.context.emplace_back("rip", Hex(failure->rip));
     info.context.emplace_back("bytes", bytes);
     return info;
   }
   if (const auto* const error = std::get_if<InternalError>(&exit)) {
-    ExitInfo info =
-        Fault(index, "KVM internal error, suberror " + std::to_string(error->suberror));
+    ExitInfo info = Fault(index, "KVM internal error, suberror " + std::to_string(error->suberror));
     info.context.emplace_back("suberror", static_cast<std::int64_t>(error->suberror));
     std::string data;
     for (const std::uint64_t word : std::span(error->data).first(error->size)) {
@@ -65,8 +64,8 @@ ExitInfo DescribeFatalExit(const VcpuExit& exit, std::uint32_t index) {
     return info;
   }
   if (const auto* const entry = std::get_if<FailEntry>(&exit)) {
-    ExitInfo info = Fault(index, "the processor refused the vCPU's state, reason " +
-                                     Hex(entry->reason));
+    ExitInfo info =
+        Fault(index, "the processor refused the vCPU's state, reason " + Hex(entry->reason));
     info.context.emplace_back("hardwareReason", Hex(entry->reason));
     return info;
   }

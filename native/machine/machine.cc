@@ -17,18 +17,18 @@ Result<std::unique_ptr<Machine>> Machine::Create(MachineConfig config, MachineOb
   machine->core_ = std::make_shared<MachineCore>(*machine->loop_, observer, created_ns);
   EMBERVM_TRY_ASSIGN(
       machine->thread_,
-      Thread::Start("ember-device", [core = machine->core_, loop = machine->loop_.get(),
-                                     config = std::move(config),
-                                     created = std::move(created)]() mutable {
-        Result<> built = core->Build(config);
-        if (!built.has_value()) {
-          core->TearDown();
-          created(std::move(built));
-          return;
-        }
-        created({});
-        loop->Run();
-      }));
+      Thread::Start("ember-device",
+                    [core = machine->core_, loop = machine->loop_.get(), config = std::move(config),
+                     created = std::move(created)]() mutable {
+                      Result<> built = core->Build(config);
+                      if (!built.has_value()) {
+                        core->TearDown();
+                        created(std::move(built));
+                        return;
+                      }
+                      created({});
+                      loop->Run();
+                    }));
   return machine;
 }
 
@@ -93,9 +93,7 @@ void Machine::Close(std::move_only_function<void()> closed) {
   });
 }
 
-void Machine::Join() {
-  thread_.Join();
-}
+void Machine::Join() { thread_.Join(); }
 
 MachineState Machine::state() const { return core_->state(); }
 

@@ -6,10 +6,10 @@
 #define EMBERVM_MACHINE_MACHINE_H_
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <cstddef>
 #include <vector>
 
 #include "base/event_loop.h"

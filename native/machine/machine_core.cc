@@ -46,17 +46,17 @@ MachineCore::~MachineCore() = default;
 
 Result<> MachineCore::Build(const MachineConfig& config) {
   if (config.vcpus == 0 || config.vcpus > layout::kMaxVcpus) {
-    return std::unexpected(Error("ERR_INVALID_CONFIG",
-                                 "vcpus must be from 1 to " + std::to_string(layout::kMaxVcpus))
-                               .With("vcpus", config.vcpus));
+    return std::unexpected(
+        Error("ERR_INVALID_CONFIG", "vcpus must be from 1 to " + std::to_string(layout::kMaxVcpus))
+            .With("vcpus", config.vcpus));
   }
   // Any thread writes to the ring; the observer is called on this loop alone.
-  EMBERVM_TRY_ASSIGN(console_, devices::ConsoleRing::Create(
-                                   config.console_bytes, [this](std::uint64_t dropped) {
-                                     loop_.Post([this, dropped] {
-                                       if (!silent_) observer_.OnConsoleOverflow(dropped);
-                                     });
-                                   }));
+  EMBERVM_TRY_ASSIGN(
+      console_, devices::ConsoleRing::Create(config.console_bytes, [this](std::uint64_t dropped) {
+        loop_.Post([this, dropped] {
+          if (!silent_) observer_.OnConsoleOverflow(dropped);
+        });
+      }));
   const HostKind host_kind = DetectHostKind();
   EMBERVM_TRY(BuildVm(config, host_kind));
   return BuildVcpus(config, host_kind);
@@ -79,20 +79,18 @@ Result<> MachineCore::BuildVm(const MachineConfig& config, HostKind host_kind) {
   EMBERVM_TRY_ASSIGN(std::unique_ptr<devices::SerialDevice> serial,
                      devices::SerialDevice::Create(*console_));
   EMBERVM_TRY(vm_->AddIrqFd(devices::SerialDevice::kIrq, serial->irq_fd()));
-  ports_ = std::make_unique<PortIo>(std::move(serial), [this] {
-    loop_.Post([this] { OnGuestPanic(); });
-  });
-  EMBERVM_TRY_ASSIGN(
-      devices_, DeviceSet::Create(config, *vm_, *memory_, loop_, *console_,
-                                  [this](std::string device, std::string message) {
-                                    if (silent_) return;
-                                    observer_.OnDeviceError(std::move(device), std::move(message));
-                                  }));
+  ports_ = std::make_unique<PortIo>(std::move(serial),
+                                    [this] { loop_.Post([this] { OnGuestPanic(); }); });
+  EMBERVM_TRY_ASSIGN(devices_, DeviceSet::Create(config, *vm_, *memory_, loop_, *console_,
+                                                 [this](std::string device, std::string message) {
+                                                   if (silent_) return;
+                                                   observer_.OnDeviceError(std::move(device),
+                                                                           std::move(message));
+                                                 }));
   return {};
 }
 
 Result<> MachineCore::BuildVcpus(const MachineConfig& config, HostKind host_kind) {
-
   BootConfig boot{.kernel_path = config.kernel_path,
                   .initrd_path = std::nullopt,
                   .command_line = config.command_line,
@@ -116,10 +114,10 @@ Result<> MachineCore::BuildVcpus(const MachineConfig& config, HostKind host_kind
 
 void MachineCore::RefuseState(Completion<> done, const char* operation) const {
   const char* const name = StateName(state_.load());
-  done(std::unexpected(Error("ERR_MACHINE_STATE", std::string("cannot ") + operation +
-                                                      " a machine that is " + name)
-                           .With("operation", std::string(operation))
-                           .With("state", std::string(name))));
+  done(std::unexpected(
+      Error("ERR_MACHINE_STATE", std::string("cannot ") + operation + " a machine that is " + name)
+          .With("operation", std::string(operation))
+          .With("state", std::string(name))));
 }
 
 void MachineCore::Start(Completion<> done) {
@@ -129,7 +127,8 @@ void MachineCore::Start(Completion<> done) {
   for (const auto& vcpu : vcpus_) {
     Result<> started = vcpu->Start();
     if (!started.has_value()) {
-      StopVcpus({.reason = ExitReason::kFault, .message = started.error().message(), .context = {}});
+      StopVcpus(
+          {.reason = ExitReason::kFault, .message = started.error().message(), .context = {}});
       return done(std::move(started));
     }
     ++running_vcpus_;
@@ -199,7 +198,8 @@ void MachineCore::OnGuestPanic() {
   if (ending_.has_value() || panic_timer_ != 0) return;
   panic_timer_ = loop_.AddTimer(kPanicGrace, [this] {
     panic_timer_ = 0;
-    StopVcpus({.reason = ExitReason::kPanic, .message = "the guest kernel panicked", .context = {}});
+    StopVcpus(
+        {.reason = ExitReason::kPanic, .message = "the guest kernel panicked", .context = {}});
   });
 }
 

@@ -37,7 +37,8 @@ void PortIo::Read(const IoIn& in) {
   for (std::uint32_t i = 0; i < in.count; ++i) {
     std::byte& first = in.data[std::size_t{i} * in.size];
     if (IsSerial(in.port)) {
-      first = std::byte{serial_->Read(static_cast<std::uint16_t>(in.port - SerialDevice::kPortBase))};
+      first =
+          std::byte{serial_->Read(static_cast<std::uint16_t>(in.port - SerialDevice::kPortBase))};
     } else if (in.port == kKeyboardCommand) {
       first = std::byte{0};  // Input buffer empty: a command may be written.
     } else if (in.port == kPanicPort) {
@@ -68,9 +69,8 @@ std::optional<ExitInfo> PortIo::WriteOne(std::uint16_t port, std::uint32_t value
   }
   if (port == kKeyboardCommand && value == kPulseReset) {
     if (panicked_.load()) {
-      return ExitInfo{.reason = ExitReason::kPanic,
-                      .message = "the guest kernel panicked",
-                      .context = {}};
+      return ExitInfo{
+          .reason = ExitReason::kPanic, .message = "the guest kernel panicked", .context = {}};
     }
     return ExitInfo{
         .reason = ExitReason::kReset, .message = "the guest asked for a reset", .context = {}};

@@ -37,8 +37,8 @@ VcpuThread::~VcpuThread() {
 }
 
 Result<> VcpuThread::Start() {
-  EMBERVM_TRY_ASSIGN(thread_, Thread::Start("ember-vcpu" + std::to_string(vcpu_.index()),
-                                            [this] { Main(); }));
+  EMBERVM_TRY_ASSIGN(
+      thread_, Thread::Start("ember-vcpu" + std::to_string(vcpu_.index()), [this] { Main(); }));
   return {};
 }
 

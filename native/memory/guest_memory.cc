@@ -28,10 +28,9 @@ Result<GuestMemory> GuestMemory::Create(std::uint64_t size) {
         Error("ERR_INVALID_CONFIG", "guest memory must be a positive multiple of 4096 bytes")
             .With("bytes", static_cast<std::int64_t>(size)));
   }
-  EMBERVM_TRY_ASSIGN(Mapping mapping,
-                     Mapping::Create(size, PROT_READ | PROT_WRITE,
-                                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0,
-                                     "guest memory"));
+  EMBERVM_TRY_ASSIGN(Mapping mapping, Mapping::Create(size, PROT_READ | PROT_WRITE,
+                                                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                                                      -1, 0, "guest memory"));
   // A core dump of the host process must not carry guests' memory, and a child
   // that Node forks has no use for a copy of it.
   ::madvise(mapping.data(), mapping.size(), MADV_DONTDUMP);

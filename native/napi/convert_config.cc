@@ -9,8 +9,8 @@ namespace embervm::napi {
 namespace {
 
 Error WrongType(std::string_view key, std::string_view expected) {
-  return Error("ERR_INTERNAL", "native configuration: " + std::string(key) + " must be " +
-                                   std::string(expected));
+  return Error("ERR_INTERNAL",
+               "native configuration: " + std::string(key) + " must be " + std::string(expected));
 }
 
 Result<std::string> GetString(const Napi::Object& object, const char* key) {

@@ -28,8 +28,7 @@ void EventRelay::Emit(const char* type, Fill fill) {
   });
 }
 
-void EventRelay::OnVsockConnection(std::uint32_t port, std::uint32_t guest_port,
-                                   UniqueFd stream) {
+void EventRelay::OnVsockConnection(std::uint32_t port, std::uint32_t guest_port, UniqueFd stream) {
   Emit("vsock-connection",
        [port, guest_port, stream = std::move(stream)](Napi::Object event) mutable {
          event.Set("port", port);

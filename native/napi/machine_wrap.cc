@@ -22,23 +22,22 @@ Napi::Promise Rejected(Napi::Env env, const Error& error) {
 }  // namespace
 
 Napi::Function MachineWrap::DefineClass(Napi::Env env) {
-  return ObjectWrap::DefineClass(
-      env, "NativeMachine",
-      {
-          InstanceAccessor<&MachineWrap::GetState>("state"),
-          InstanceMethod<&MachineWrap::Start>("start"),
-          InstanceMethod<&MachineWrap::Pause>("pause"),
-          InstanceMethod<&MachineWrap::Resume>("resume"),
-          InstanceMethod<&MachineWrap::Kill>("kill"),
-          InstanceMethod<&MachineWrap::Close>("close"),
-          InstanceMethod<&MachineWrap::ConnectVsock>("connectVsock"),
-          InstanceMethod<&MachineWrap::ListenVsock>("listenVsock"),
-          InstanceMethod<&MachineWrap::UnlistenVsock>("unlistenVsock"),
-          InstanceMethod<&MachineWrap::ConsoleTail>("consoleTail"),
-          InstanceMethod<&MachineWrap::Stats>("stats"),
-          InstanceMethod<&MachineWrap::Reference>("ref"),
-          InstanceMethod<&MachineWrap::Unreference>("unref"),
-      });
+  return ObjectWrap::DefineClass(env, "NativeMachine",
+                                 {
+                                     InstanceAccessor<&MachineWrap::GetState>("state"),
+                                     InstanceMethod<&MachineWrap::Start>("start"),
+                                     InstanceMethod<&MachineWrap::Pause>("pause"),
+                                     InstanceMethod<&MachineWrap::Resume>("resume"),
+                                     InstanceMethod<&MachineWrap::Kill>("kill"),
+                                     InstanceMethod<&MachineWrap::Close>("close"),
+                                     InstanceMethod<&MachineWrap::ConnectVsock>("connectVsock"),
+                                     InstanceMethod<&MachineWrap::ListenVsock>("listenVsock"),
+                                     InstanceMethod<&MachineWrap::UnlistenVsock>("unlistenVsock"),
+                                     InstanceMethod<&MachineWrap::ConsoleTail>("consoleTail"),
+                                     InstanceMethod<&MachineWrap::Stats>("stats"),
+                                     InstanceMethod<&MachineWrap::Reference>("ref"),
+                                     InstanceMethod<&MachineWrap::Unreference>("unref"),
+                                 });
 }
 
 MachineWrap::MachineWrap(const Napi::CallbackInfo& info) : ObjectWrap(info), env_(info.Env()) {
@@ -238,13 +237,11 @@ void MachineWrap::UnlistenVsock(const Napi::CallbackInfo& info) {
 
 Napi::Value MachineWrap::ConsoleTail(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  const double wanted =
-      info[0].IsNumber() ? info[0].As<Napi::Number>().DoubleValue() : 0;
+  const double wanted = info[0].IsNumber() ? info[0].As<Napi::Number>().DoubleValue() : 0;
   // Past 4 GiB, or NaN, everything is meant: the ring is smaller than that.
   constexpr std::size_t kAll = std::numeric_limits<std::uint32_t>::max();
-  const std::size_t limit = wanted >= 0 && wanted < static_cast<double>(kAll)
-                                ? static_cast<std::size_t>(wanted)
-                                : kAll;
+  const std::size_t limit =
+      wanted >= 0 && wanted < static_cast<double>(kAll) ? static_cast<std::size_t>(wanted) : kAll;
   const std::vector<std::byte> tail =
       machine_ == nullptr ? std::vector<std::byte>() : machine_->ConsoleTail(limit);
   return Napi::Buffer<std::byte>::Copy(env, tail.data(), tail.size());
