@@ -13,7 +13,6 @@
       "cflags_cc!": ["-O3", "-std=gnu++17", "-std=gnu++20", "-fno-rtti", "-fno-exceptions"],
       "cflags_cc": [
         "<!@(node -p \"const f = require('./native/flags.json'); [...f.compile, ...f.warn].join(' ')\")",
-        "<!@(node -p \"process.env.EMBERVM_WERROR === '1' ? '-Werror' : ''\")",
         "-O2",
         "-U_FORTIFY_SOURCE",
         "-D_FORTIFY_SOURCE=2",

@@ -1,0 +1,59 @@
+// npm run check: everything that can be said about the sources without booting a guest. Quick
+// checks run side by side, then the build with warnings as errors, then the analysis that needs
+// its compile commands. Every check runs even when one fails.
+import { join } from 'node:path';
+import { Failure, main } from './lib/failure.mjs';
+import { pool } from './lib/pool.mjs';
+import { seconds } from './lib/progress.mjs';
+import { root } from './lib/root.mjs';
+import { runLogged } from './lib/run.mjs';
+
+const node = process.execPath;
+const inModules = (path) => join(root, 'node_modules', path);
+const script = (name, ...args) => [node, join(root, 'scripts', name), ...args];
+const tsc = (project) => [node, inModules('typescript/bin/tsc'), '--noEmit', '-p', project];
+
+const phases = [
+  {
+    format: { command: script('format.mjs', '--check'), cure: 'Run: npm run format' },
+    layers: { command: script('check-layers.mjs') },
+    lockfile: { command: script('check-lockfile.mjs') },
+    protocol: { command: script('gen-proto.mjs', '--check'), cure: 'Run: npm run gen' },
+    'types-lib': { command: tsc('tsconfig.json') },
+    'types-test': { command: tsc('tsconfig.test.json') },
+  },
+  {
+    // The addon and the native tests, by g++ with warnings as errors.
+    'native-build': {
+      command: [
+        node,
+        inModules('cmake-js/bin/cmake-js'),
+        'build',
+        '--out=build/cmake/addon',
+        '--prefer-gnu',
+        '--config=RelWithDebInfo',
+      ],
+    },
+  },
+  { 'clang-tidy': { command: script('check-tidy.mjs') } },
+];
+
+async function runCheck([name, { command, cure }]) {
+  const startedAt = performance.now();
+  try {
+    await runLogged(`check-${name}`, command, cure === undefined ? {} : { cure });
+    console.log(`ok      ${name.padEnd(14)} ${seconds(performance.now() - startedAt)}`);
+    return undefined;
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error;
+    console.log(`FAILED  ${name.padEnd(14)} ${seconds(performance.now() - startedAt)}`);
+    return error.message;
+  }
+}
+
+await main(async () => {
+  const results = [];
+  for (const phase of phases) results.push(...(await pool(Object.entries(phase), runCheck)));
+  const failures = results.filter((message) => message !== undefined);
+  if (failures.length > 0) throw new Failure(failures.join('\n\n'));
+});

@@ -1,0 +1,117 @@
+// The runners behind `npm test`. Each runs its tests with their output shown and returns how many
+// passed and failed; one that ends without saying so counts as one failure.
+import { spawn } from 'node:child_process';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { root } from '../lib/root.mjs';
+import { runLogged } from '../lib/run.mjs';
+
+const FUZZ_SECONDS = Number(process.env.EMBERVM_FUZZ_SECONDS ?? 10);
+
+/** Runs a program with its output shown, and gives back that output and the exit code. */
+function show(command, env = {}) {
+  return new Promise((resolve) => {
+    const child = spawn(command[0], command.slice(1), {
+      cwd: root,
+      env: { ...process.env, ...env },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    let output = '';
+    child.stdout.setEncoding('utf8').on('data', (text) => {
+      output += text;
+      process.stdout.write(text);
+    });
+    child.on('error', (error) => {
+      console.error(`${command[0]}: ${error.message}`);
+      resolve({ output, code: 127 });
+    });
+    child.on('close', (code) => resolve({ output, code: code ?? 1 }));
+  });
+}
+
+/** Counts by the last match of a summary line; a bad exit that no count explains is a failure. */
+function count({ output, code }, summary) {
+  const match = [...output.matchAll(summary)].at(-1);
+  const passed = Number(match?.groups.passed ?? 0);
+  const failed = Number(match?.groups.failed ?? 0);
+  const unexplained = match === undefined || (code !== 0 && failed === 0);
+  return { passed, failed: failed + (unexplained ? 1 : 0) };
+}
+
+async function buildPreset(preset) {
+  console.log(`Building the ${preset} preset…`);
+  await runLogged(`cmake-${preset}`, ['cmake', '--preset', preset]);
+  await runLogged(`cmake-${preset}`, ['cmake', '--build', '--preset', preset], { append: true });
+  return join(root, 'build/cmake', preset);
+}
+
+const DOCTEST = /test cases:\s*\d+ \|\s*(?<passed>\d+) passed \|\s*(?<failed>\d+) failed/g;
+const PLAIN = /^(?<passed>\d+) passed, (?<failed>\d+) failed/gm;
+
+async function native(preset, env) {
+  const folder = await buildPreset(preset);
+  return count(await show([join(folder, 'native_tests')], env), DOCTEST);
+}
+
+/** One libFuzzer target, from its committed corpus, into a scratch folder. */
+async function fuzzOne(program) {
+  const name = basename(program);
+  const scratch = join(root, 'build/fuzz', name);
+  mkdirSync(scratch, { recursive: true });
+  const corpus = join(root, 'native/fuzz/corpus', name);
+  const { code } = await show([
+    program,
+    `-max_total_time=${FUZZ_SECONDS}`,
+    '-timeout=10',
+    '-rss_limit_mb=2048',
+    `-artifact_prefix=${join(root, 'build/fuzz', `${name}-`)}`,
+    '-print_final_stats=0',
+    '-verbosity=0',
+    scratch,
+    ...(existsSync(corpus) ? [corpus] : []),
+  ]);
+  console.log(`${name}: ${code === 0 ? 'no finding' : 'FAILED'} in ${FUZZ_SECONDS} s`);
+  return { passed: code === 0 ? 1 : 0, failed: code === 0 ? 0 : 1 };
+}
+
+async function fuzz() {
+  const folder = await buildPreset('fuzz');
+  const total = { passed: 0, failed: 0 };
+  for (const name of readdirSync(folder).filter((entry) => entry.endsWith('_fuzz'))) {
+    const { passed, failed } = await fuzzOne(join(folder, name));
+    total.passed += passed;
+    total.failed += failed;
+  }
+  if (total.passed + total.failed === 0) throw new Error('the fuzz preset built no *_fuzz program');
+  return total;
+}
+
+/** vitest's own record; a file that did not load has no test in it and counts as one failure. */
+async function vitest() {
+  const report = join(root, 'build/test/vitest.json');
+  rmSync(report, { force: true });
+  const { code } = await show([
+    process.execPath,
+    join(root, 'node_modules/vitest/vitest.mjs'),
+    'run',
+    '--reporter=default',
+    '--reporter=json',
+    `--outputFile.json=${report}`,
+  ]);
+  if (!existsSync(report)) return { passed: 0, failed: 1 };
+  const result = JSON.parse(readFileSync(report, 'utf8'));
+  const unloaded = result.testResults.filter(
+    (file) => file.status === 'failed' && !file.assertionResults.some((t) => t.status === 'failed'),
+  ).length;
+  const failed = result.numFailedTests + unloaded;
+  return { passed: result.numPassedTests, failed: failed === 0 && code !== 0 ? 1 : failed };
+}
+
+/** @type {Record<string, () => Promise<{ passed: number, failed: number }>>} */
+export const suites = {
+  native: () => native('asan-ubsan', {}),
+  threads: () => native('tsan', {}),
+  fuzz,
+  agent: async () => count(await show([join(root, 'native/agent/test/run')]), PLAIN),
+  vitest,
+};
