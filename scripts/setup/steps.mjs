@@ -4,6 +4,7 @@ import { spawnSync } from 'node:child_process';
 import { copyFileSync, existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { Failure } from '../lib/failure.mjs';
+import { headersOfNode } from '../lib/node-headers.mjs';
 import { root } from '../lib/root.mjs';
 import { runLogged } from '../lib/run.mjs';
 import { install, listMissing } from './debian.mjs';
@@ -11,12 +12,6 @@ import { isInstalled } from './npm.mjs';
 
 const node = process.execPath;
 const inModules = (path) => join(root, 'node_modules', path);
-
-/** The folder that holds Node's headers, so that node-gyp downloads none. */
-function headersOfNode() {
-  const prefix = dirname(dirname(process.execPath));
-  return existsSync(join(prefix, 'include/node/common.gypi')) ? [`--nodedir=${prefix}`] : [];
-}
 
 function versionOf(...packages) {
   return spawnSync('dpkg-query', ['--show', ...packages], { encoding: 'utf8' }).stdout;
@@ -66,19 +61,12 @@ export const steps = [
     skip: ['native/agent', 'native/test', 'native/fuzz', 'native/bench'],
     facts: () => [process.version, versionOf('g++')],
     outputs: ['build/Release/embervm.node'],
-    run: (onLine) =>
-      runLogged(
-        'addon',
-        [
-          node,
-          inModules('node-gyp/bin/node-gyp.js'),
-          'configure',
-          'build',
-          '--jobs=max',
-          ...headersOfNode(),
-        ],
-        { onLine },
-      ),
+    run: (onLine) => {
+      const nodedir = headersOfNode();
+      const gyp = [node, inModules('node-gyp/bin/node-gyp.js'), 'configure', 'build', '--jobs=max'];
+      if (nodedir !== undefined) gyp.push(`--nodedir=${nodedir}`);
+      return runLogged('addon', gyp, { onLine });
+    },
   },
   {
     name: 'agent',
