@@ -1,0 +1,20 @@
+/** `embervm/machine`: the virtual machine monitor by itself. */
+export type { DriveConfig, KernelConfig, MachineConfig, StopOptions } from '../config/machine.js';
+export {
+  ConfigError,
+  EmbervmError,
+  type ErrorCode,
+  HostError,
+  MachineError,
+} from '../errors.js';
+export { type HostReport, probeHost } from '../native/host.js';
+export { Machine } from './machine.js';
+export type {
+  MachineEvents,
+  MachineExit,
+  MachineExitReason,
+  MachineState,
+  MachineStats,
+  PowerOffRequest,
+  VsockListener,
+} from './types.js';

@@ -1,0 +1,310 @@
+/** One virtual machine in this process. */
+import { EventEmitter } from 'node:events';
+import type { Duplex } from 'node:stream';
+import type { MachineConfig, ResolvedMachineConfig, StopOptions } from '../config/machine.js';
+import { abortedError, fromNative, MachineError } from '../errors.js';
+import { loadBinding } from '../native/binding.js';
+import type { NativeEvent, NativeMachine, NativeMachineConfig } from '../native/types.js';
+import { adoptStream, discardStream } from './stream.js';
+import type {
+  MachineEvents,
+  MachineExit,
+  MachineState,
+  MachineStats,
+  PowerOffRequest,
+  VsockListener,
+} from './types.js';
+import { abortable, waitFor } from './wait.js';
+
+const DEFAULT_TAIL_BYTES = 4096;
+
+type ConfigModule = typeof import('../config/machine.js');
+
+/**
+ * A guest with its CPUs, memory and devices.
+ *
+ * @example
+ * const machine = await Machine.create({ kernel: { path }, vcpus: 1, memoryMib: 128 });
+ * await machine.start();
+ */
+export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposable {
+  readonly #native: NativeMachine;
+  readonly #config: ConfigModule;
+  readonly #listeners = new Map<number, (stream: Duplex) => void>();
+  readonly #exited: Promise<MachineExit>;
+  #resolveExited: (exit: MachineExit) => void = () => {};
+  #exit: MachineExit | undefined;
+  #state: MachineState = 'created';
+  #powerOff: PowerOffRequest | undefined;
+  #closing: Promise<void> | undefined;
+
+  private constructor(native: NativeMachine, config: ConfigModule) {
+    super();
+    this.#native = native;
+    this.#config = config;
+    this.#exited = new Promise((resolve) => {
+      this.#resolveExited = resolve;
+    });
+  }
+
+  /** Validates and allocates; nothing runs yet. The caller closes the machine. */
+  static async create(
+    config: MachineConfig,
+    options: { signal?: AbortSignal | undefined } = {},
+  ): Promise<Machine> {
+    const module = await import('../config/machine.js');
+    const resolved = module.parseMachineConfig(config);
+    const { signal } = options;
+    if (signal?.aborted) throw abortedError(signal, 'creating a machine');
+    let deliver = (_event: NativeEvent): void => {};
+    const onEvents = (events: NativeEvent[]): void => {
+      for (const event of events) deliver(event);
+    };
+    const native = await call(() => loadBinding().createMachine(toNative(resolved), onEvents));
+    const machine = new Machine(native, module);
+    deliver = (event) => machine.#onEvent(event);
+    if (signal?.aborted) {
+      await machine.close();
+      throw abortedError(signal, 'creating a machine');
+    }
+    return machine;
+  }
+
+  get state(): MachineState {
+    return this.#state;
+  }
+
+  /** How the machine ended; `undefined` while it has not. */
+  get exit(): MachineExit | undefined {
+    return this.#exit;
+  }
+
+  /** Starts the CPUs. */
+  async start(): Promise<void> {
+    this.#require('start', 'created');
+    this.#state = 'booting';
+    try {
+      await call(() => this.#native.start());
+    } catch (error) {
+      this.#end({ reason: 'fault', message: (error as Error).message, context: {} });
+      throw error;
+    }
+    if (this.#state !== 'booting') return;
+    this.#state = 'running';
+    this.emit('ready');
+  }
+
+  /** Stops the CPUs where they are. */
+  async pause(): Promise<void> {
+    this.#require('pause', 'running', 'paused');
+    await call(() => this.#native.pause());
+    if (this.#state === 'running') this.#state = 'paused';
+  }
+
+  async resume(): Promise<void> {
+    this.#require('resume', 'paused', 'running');
+    await call(() => this.#native.resume());
+    if (this.#state === 'paused') this.#state = 'running';
+  }
+
+  /**
+   * Asks the guest to power off where it can be asked (see {@link onPowerOff}),
+   * waits for its end, and kills it after `timeoutMs`.
+   */
+  async stop(options: StopOptions = {}): Promise<MachineExit> {
+    const { timeoutMs, signal } = this.#config.parseStopOptions(options);
+    if (this.#exit !== undefined) return this.#exit;
+    if (this.#state === 'created' || timeoutMs === 0) return this.kill();
+    if (this.#state === 'paused') await this.resume();
+    this.#state = 'stopping';
+    const deadline = Date.now() + timeoutMs;
+    const what = 'stopping the machine';
+    // A guest that cannot be asked may still end by itself in time.
+    const asked = this.#powerOff?.(timeoutMs).catch(() => {});
+    if (asked !== undefined) await waitFor(asked, { what, timeoutMs, signal });
+    const left = deadline - Date.now();
+    const exit = await waitFor(this.#exited, { what, timeoutMs: left, signal });
+    return exit ?? this.kill();
+  }
+
+  /** Stops the CPUs for good, now. */
+  async kill(): Promise<MachineExit> {
+    if (this.#exit !== undefined) return this.#exit;
+    this.#state = 'stopping';
+    try {
+      await call(() => this.#native.kill());
+    } catch (error) {
+      // It was closed meanwhile, which is an end too.
+      if (this.#exit === undefined) throw error;
+    }
+    return this.#exited;
+  }
+
+  /** Resolves when the machine has ended. */
+  async waitUntilStopped(options: { signal?: AbortSignal | undefined } = {}): Promise<MachineExit> {
+    return abortable(this.#exited, options.signal, 'waiting for the machine');
+  }
+
+  /** Kills if need be and frees everything. Idempotent. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  /** How `stop()` asks the guest to power off: whoever talks to the guest's agent knows. */
+  onPowerOff(request: PowerOffRequest | undefined): void {
+    this.#powerOff = request;
+  }
+
+  /** Connects to a port on which the guest listens. */
+  async connectVsock(
+    port: number,
+    options: { signal?: AbortSignal | undefined } = {},
+  ): Promise<Duplex> {
+    const number = this.#config.parsePort(port);
+    const { signal } = options;
+    if (signal?.aborted) throw abortedError(signal, 'connecting to the guest');
+    const connecting = call(() => this.#native.connectVsock(number));
+    try {
+      return adoptStream(await abortable(connecting, signal, 'connecting to the guest'));
+    } catch (error) {
+      // Nobody waits for it any more, but it may still come.
+      connecting.then(discardStream, () => {});
+      throw error;
+    }
+  }
+
+  /** Calls `onConnection` for each connection of the guest to `port` of the host. */
+  listenVsock(port: number, onConnection: (stream: Duplex) => void): VsockListener {
+    const number = this.#config.parsePort(port);
+    if (this.#listeners.has(number)) {
+      throw new MachineError('ERR_MACHINE_STATE', `port ${number} is listened on already`, {
+        context: { port: number },
+      });
+    }
+    callSync(() => this.#native.listenVsock(number));
+    this.#listeners.set(number, onConnection);
+    const close = async (): Promise<void> => {
+      if (this.#listeners.get(number) !== onConnection) return;
+      this.#listeners.delete(number);
+      if (this.#closing === undefined) callSync(() => this.#native.unlistenVsock(number));
+    };
+    return { port: number, close, [Symbol.asyncDispose]: close };
+  }
+
+  /** Counters, read without a round trip to the guest. */
+  stats(): MachineStats {
+    this.#requireOpen('read the counters of');
+    return callSync(() => this.#native.stats());
+  }
+
+  /** The last console output, at most `maxBytes`. */
+  consoleTail(maxBytes: number = DEFAULT_TAIL_BYTES): string {
+    return Buffer.from(this.#native.consoleTail(maxBytes)).toString('utf8');
+  }
+
+  /** Keeps the process alive while the machine runs (the default). */
+  ref(): this {
+    this.#native.ref();
+    return this;
+  }
+
+  /** Lets the process end, and the machine with it. */
+  unref(): this {
+    this.#native.unref();
+    return this;
+  }
+
+  async #close(): Promise<void> {
+    await call(() => this.#native.close());
+    this.#listeners.clear();
+    this.#end({ reason: 'killed', message: 'the machine was closed', context: {} });
+  }
+
+  #onEvent(event: NativeEvent): void {
+    switch (event.type) {
+      case 'vsock-connection':
+        this.#onConnection(event.port, event.fd);
+        return;
+      case 'exit':
+        this.#end({ reason: event.reason, message: event.message, context: event.context });
+        return;
+      case 'device-error':
+        this.emit('device-error', event.device, event.message);
+        return;
+      case 'console-overflow':
+        this.emit('console-overflow', event.droppedBytes);
+        return;
+    }
+  }
+
+  #onConnection(port: number, fd: number): void {
+    const listener = this.#listeners.get(port);
+    if (listener === undefined) discardStream(fd);
+    else listener(adoptStream(fd));
+  }
+
+  #end(exit: MachineExit): void {
+    if (this.#exit !== undefined) return;
+    this.#exit = exit;
+    const crashed = exit.reason === 'panic' || exit.reason === 'fault';
+    this.#state = crashed ? 'crashed' : 'stopped';
+    this.#resolveExited(exit);
+    this.emit('exit', exit);
+    if (!crashed) return;
+    const code = exit.reason === 'panic' ? 'ERR_GUEST_PANIC' : 'ERR_MACHINE_FAULT';
+    this.emit('crash', new MachineError(code, exit.message, { context: exit.context }));
+  }
+
+  #require(operation: string, ...states: MachineState[]): void {
+    this.#requireOpen(operation);
+    if (states.includes(this.#state)) return;
+    throw new MachineError(
+      'ERR_MACHINE_STATE',
+      `cannot ${operation} a machine that is ${this.#state}, only one that is ${states[0]}`,
+      { context: { operation, state: this.#state } },
+    );
+  }
+
+  #requireOpen(operation: string): void {
+    if (this.#closing === undefined) return;
+    throw new MachineError('ERR_MACHINE_CLOSED', `cannot ${operation} a machine that is closed`, {
+      context: { operation },
+    });
+  }
+}
+
+function toNative(config: ResolvedMachineConfig): NativeMachineConfig {
+  return {
+    kernelPath: config.kernel.path,
+    initrdPath: config.kernel.initrd,
+    commandLine: config.kernel.args.join(' '),
+    vcpus: config.vcpus,
+    memoryMib: config.memoryMib,
+    drives: config.drives.map((drive, index) => ({ ...drive, id: drive.id ?? `drive${index}` })),
+    vsockCid: config.vsock?.cid,
+    rng: config.rng,
+    console: config.console === 'capture',
+    consoleBytes: config.consoleBytes,
+  };
+}
+
+async function call<Value>(run: () => Promise<Value>): Promise<Value> {
+  try {
+    return await run();
+  } catch (error) {
+    throw fromNative(error);
+  }
+}
+
+function callSync<Value>(run: () => Value): Value {
+  try {
+    return run();
+  } catch (error) {
+    throw fromNative(error);
+  }
+}

@@ -1,0 +1,51 @@
+/** What a machine tells about itself. */
+import type { MachineError } from '../errors.js';
+import type { NativeExitReason, NativeStats } from '../native/types.js';
+
+/**
+ * `created → booting → running ⇄ paused → stopping → stopped`, or `crashed`
+ * from any of them. `running` says that the CPUs run, not that a program
+ * in the guest is ready.
+ */
+export type MachineState =
+  | 'created'
+  | 'booting'
+  | 'running'
+  | 'paused'
+  | 'stopping'
+  | 'stopped'
+  | 'crashed';
+
+/** Why a machine ended. `fault`: the monitor or KVM could not go on. */
+export type MachineExitReason = NativeExitReason;
+
+export interface MachineExit {
+  reason: MachineExitReason;
+  message: string;
+  context: Readonly<Record<string, string | number>>;
+}
+
+export type MachineStats = NativeStats;
+
+export interface MachineEvents {
+  /** The CPUs run. */
+  ready: [];
+  /** The machine has ended, however. The last event but `crash`. */
+  exit: [exit: MachineExit];
+  /** The guest panicked or could not go on; after `exit`. */
+  crash: [error: MachineError];
+  /** The guest printed more than is kept. Once. */
+  'console-overflow': [droppedBytes: number];
+  /** A device was stopped because its driver broke the protocol. The machine goes on. */
+  'device-error': [device: string, message: string];
+}
+
+/** Asks the guest to power off within `graceMs`; resolves when it has agreed. */
+export type PowerOffRequest = (graceMs: number) => Promise<void>;
+
+/** A port that the host listens on. */
+export interface VsockListener extends AsyncDisposable {
+  readonly port: number;
+  /** Stops listening. Connections that were accepted stay. Idempotent. */
+  close(): Promise<void>;
+}
