@@ -1,11 +1,12 @@
 // Holds the code to layers.json: a folder may use itself and the folders of lower tiers, the
 // headers of Node stay in native/napi, every C++ source is in native/sources.json, and no file is
-// longer than the limit.
+// longer than the limit. Another tree than this checkout may be named as the argument.
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, extname, join, posix, relative } from 'node:path';
-import { root } from './lib/root.mjs';
+import { root as checkout } from './lib/root.mjs';
 import { listFiles } from './lib/stamp.mjs';
 
+const root = process.argv[2] ?? checkout;
 const rules = JSON.parse(readFileSync(join(root, 'layers.json'), 'utf8'));
 const problems = [];
 const read = (file) => readFileSync(join(root, file), 'utf8');

@@ -15,6 +15,10 @@ export class Progress {
   #timer;
   #out;
 
+  /**
+   * @param {number} total
+   * @param {{ isTTY?: boolean, write: (text: string) => unknown }} out
+   */
   constructor(total, out = process.stderr) {
     this.#total = total;
     this.#out = out;
