@@ -1,0 +1,68 @@
+// What the two halves of Process.Exec share: exec.c moves bytes and watches the
+// end, exec_start.c turns a request into a process.
+#ifndef EMBERVM_AGENT_EXEC_PRIVATE_H_
+#define EMBERVM_AGENT_EXEC_PRIVATE_H_
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "buffer.h"
+#include "loop.h"
+#include "messages.h"
+#include "server.h"
+#include "text.h"
+
+enum exec_state { EXEC_WAITING, EXEC_RUNNING, EXEC_ENDED };
+enum { EXEC_STDOUT, EXEC_STDERR, EXEC_OUTPUTS };
+
+struct exec;
+
+struct exec_output {
+  struct loop_watch watch;
+  struct exec* exec;
+  // Of ExecEvent.
+  uint32_t field;
+  // Bytes that were in the pipe when the process ended and are still there.
+  size_t owed;
+  // Not watched, because the connection has no room.
+  bool blocked;
+};
+
+struct exec {
+  struct loop_garbage garbage;
+  struct stream stream;
+  struct exec* next;
+  enum exec_state state;
+  uint64_t id;
+  // The process and its group, while it has not been reaped; else 0.
+  pid_t pid;
+  int status;
+  bool grace_over;
+
+  struct loop_watch input;
+  struct buffer pending;
+  // The end of stdin has come; it closes once `pending` is written.
+  bool input_ended;
+  // The connection is held until `pending` is written.
+  bool holding;
+
+  struct exec_output outputs[EXEC_OUTPUTS];
+  struct loop_timer grace;
+  struct loop_timer deadline;
+};
+
+struct exec_failure {
+  ExecFailureKind kind;
+  int error;
+  struct text message;
+};
+
+// Whether a process with this id has not yet been reported as ended.
+bool exec_id_in_use(uint64_t exec_id);
+
+// Starts the process: sets pid and the descriptors. False with the failure.
+bool exec_start_process(struct exec* exec, const ExecStart* start, struct exec_failure* failure);
+
+#endif  // EMBERVM_AGENT_EXEC_PRIVATE_H_

@@ -1,0 +1,9 @@
+// Opens a path as if `root_fd` were "/": symbolic links and ".." of an untrusted
+// image never lead out of it.
+#ifndef EMBERVM_AGENT_INROOT_H_
+#define EMBERVM_AGENT_INROOT_H_
+
+// Close-on-exec. -1 with errno.
+int open_in_root(int root_fd, const char* path, int flags);
+
+#endif  // EMBERVM_AGENT_INROOT_H_

@@ -1,0 +1,57 @@
+// Numbers that bound what the agent holds, and the addresses of the protocol.
+// Every buffer in the agent is one of these sizes, so memory use is decided here.
+#ifndef EMBERVM_AGENT_LIMITS_H_
+#define EMBERVM_AGENT_LIMITS_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+// The host listens here for the control connection, the agent for streams.
+#define AGENT_VSOCK_PORT 1024u
+
+// Four descriptors a connection (socket and three pipes) stay below the
+// default RLIMIT_NOFILE of 1024.
+#define AGENT_MAX_CONNECTIONS 192
+#define AGENT_LISTEN_BACKLOG 128
+#define AGENT_MAX_STREAMS_PER_CONNECTION 64
+
+// Bytes of a pipe that travel in one message: whole pages of the pipe, and with
+// its envelope the frame still fits one 64 KiB vsock packet.
+#define AGENT_IO_CHUNK ((size_t)60 * 1024)
+// What one stdin message may hold (agent.proto).
+#define AGENT_MAX_STDIN_MESSAGE ((size_t)64 * 1024)
+
+// One buffer of a connection or a pipe: two output chunks with their envelopes,
+// or one stdin message with its own.
+#define AGENT_BLOCK_SIZE ((size_t)144 * 1024)
+// Room in the out buffer without which no further frame is taken in: the longest
+// answer to a frame fits.
+#define AGENT_REPLY_ROOM ((size_t)4 * 1024)
+
+// Frames longer than a block are gathered on the heap, all of them together
+// within this budget.
+#define AGENT_LARGE_FRAME_BUDGET ((size_t)16 * 1024 * 1024)
+// What the decoding of one frame may allocate.
+#define AGENT_ARENA_LIMIT ((size_t)24 * 1024 * 1024)
+
+// After its process has ended, an exec waits this long for its pipes to close.
+#define AGENT_DRAIN_GRACE_MS 50u
+
+#define AGENT_REDIAL_MIN_MS 10u
+#define AGENT_REDIAL_MAX_MS 1000u
+
+// Processes that ignore SIGKILL this long are stuck in the kernel.
+#define AGENT_KILL_GRACE_MS 2000u
+
+// The text of a status or a failure.
+#define AGENT_MESSAGE_SIZE 512
+
+// /etc/passwd and /etc/group come from an untrusted image.
+#define AGENT_USER_FILE_LIMIT ((size_t)4 * 1024 * 1024)
+#define AGENT_USER_LINE_LIMIT ((size_t)16 * 1024)
+#define AGENT_MAX_GROUPS 256
+#define AGENT_NAME_SIZE 256
+
+#define AGENT_PATH_SIZE 4096
+
+#endif  // EMBERVM_AGENT_LIMITS_H_

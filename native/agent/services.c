@@ -1,0 +1,76 @@
+// The methods of embervm.agent.v1: decode, call the module that does the work,
+// answer.
+#include <string.h>
+#include <sys/utsname.h>
+
+#include "clock.h"
+#include "exec.h"
+#include "limits.h"
+#include "messages.h"
+#include "poweroff.h"
+#include "root.h"
+#include "server.h"
+
+#define AGENT_SERVICE "embervm.agent.v1.Agent"
+#define PROCESS_SERVICE "embervm.agent.v1.Process"
+
+enum { kMaxSignal = 64 };
+
+static void get_info(const struct call* call) {
+  struct utsname names;
+  uname(&names);
+  static char version[] = AGENT_VERSION;
+  GetInfoResponse response = EMBERVM__AGENT__V1__GET_INFO_RESPONSE__INIT;
+  response.agent_version = version;
+  response.kernel_release = names.release;
+  response.started_ns = clock_boot.started_ns;
+  response.dialled_ns = clock_boot.dialled_ns;
+  call_reply(call, &response.base);
+}
+
+static void set_up_root(const struct call* call) {
+  const SetUpRootRequest* request =
+      call_decode(call, &embervm__agent__v1__set_up_root_request__descriptor);
+  if (request == NULL) {
+    return;
+  }
+  struct text reason;
+  const int code = root_set_up(request, &reason);
+  if (code != 0) {
+    call_fail(call, (enum ttrpc_code)code, reason.data);
+    return;
+  }
+  const SetUpRootResponse response = EMBERVM__AGENT__V1__SET_UP_ROOT_RESPONSE__INIT;
+  call_reply(call, &response.base);
+}
+
+static void power_off(const struct call* call) {
+  const PowerOffRequest* request =
+      call_decode(call, &embervm__agent__v1__power_off_request__descriptor);
+  if (request == NULL) {
+    return;
+  }
+  const PowerOffResponse response = EMBERVM__AGENT__V1__POWER_OFF_RESPONSE__INIT;
+  call_reply(call, &response.base);
+  power_off_begin(request->grace_ms);
+}
+
+static void signal_process(const struct call* call) {
+  const SignalRequest* request = call_decode(call, &embervm__agent__v1__signal_request__descriptor);
+  if (request == NULL) {
+    return;
+  }
+  if (request->signal < 1 || request->signal > kMaxSignal) {
+    call_fail(call, TTRPC_INVALID_ARGUMENT, "signal must be 1 to 64");
+    return;
+  }
+  SignalResponse response = EMBERVM__AGENT__V1__SIGNAL_RESPONSE__INIT;
+  response.delivered = exec_signal(request->exec_id, request->signal, request->group);
+  call_reply(call, &response.base);
+}
+
+const struct method server_methods[] = {
+    {AGENT_SERVICE, "GetInfo", get_info},        {AGENT_SERVICE, "SetUpRoot", set_up_root},
+    {AGENT_SERVICE, "PowerOff", power_off},      {PROCESS_SERVICE, "Exec", exec_open},
+    {PROCESS_SERVICE, "Signal", signal_process}, {NULL, NULL, NULL},
+};
