@@ -1,9 +1,9 @@
-// npm run setup [-- --only <step>]: builds everything that a boot takes, from a clean clone. It
+// npm run setup [-- --only <step>] [-- --needs-kvm]: builds everything that a boot takes, from a clean clone. It
 // uses Node's built-in modules only, because it runs before `npm ci`. What is up to date is left
 // alone, so that running it again costs a second.
 import { parseArgs } from 'node:util';
 import { Failure, main } from './lib/failure.mjs';
-import { checkNode } from './lib/host.mjs';
+import { checkKvm, checkNode } from './lib/host.mjs';
 import { Progress, seconds } from './lib/progress.mjs';
 import { hashInputs, isStamped, stamp } from './lib/stamp.mjs';
 import { steps } from './setup/steps.mjs';
@@ -38,9 +38,12 @@ function choose(only) {
 }
 
 await main(async () => {
-  const problem = checkNode();
+  const { values } = parseArgs({
+    options: { only: { type: 'string' }, 'needs-kvm': { type: 'boolean' } },
+  });
+  // Before minutes of building, not after.
+  const problem = checkNode() ?? (values['needs-kvm'] ? checkKvm() : undefined);
   if (problem !== undefined) throw new Failure(problem);
-  const { values } = parseArgs({ options: { only: { type: 'string' } } });
   const chosen = choose(values.only);
   const startedAt = performance.now();
   const progress = new Progress(chosen.length);
