@@ -1,12 +1,12 @@
 // npm run prebuild: fills prebuilds/linux-x64 with everything that a package runs on: the addon,
 // the guest's kernel, initramfs and agent, the base image, the templates, the licence texts.
-import { spawnSync } from 'node:child_process';
 import { cpSync, mkdirSync, readdirSync, rmSync, statSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
-import { Failure, main } from './lib/failure.mjs';
+import { main } from './lib/failure.mjs';
 import { headersOfNode } from './lib/node-headers.mjs';
 import { root } from './lib/root.mjs';
 import { runLogged } from './lib/run.mjs';
+import { setUp } from './lib/set-up.mjs';
 import { writeNotices } from './prebuild/notices.mjs';
 
 const target = join(root, 'prebuilds/linux-x64');
@@ -45,10 +45,7 @@ async function buildAddon() {
 }
 
 await main(async () => {
-  const setup = spawnSync(process.execPath, [join(root, 'scripts/setup.mjs')], {
-    stdio: 'inherit',
-  });
-  if (setup.status !== 0) throw new Failure('Set-up failed, so there is nothing to ship.');
+  setUp();
   rmSync(join(root, 'prebuilds'), { recursive: true, force: true });
   await buildAddon();
   for (const name of assets) cpSync(join(root, 'build/guest', name), join(target, name));

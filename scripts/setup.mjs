@@ -1,6 +1,6 @@
-// npm run setup [-- --only <step>] [-- --needs-kvm]: builds everything that a boot takes, from a clean clone. It
-// uses Node's built-in modules only, because it runs before `npm ci`. What is up to date is left
-// alone, so that running it again costs a second.
+// npm run setup [-- --only <step>] [-- --needs-kvm]: builds everything that a boot takes, from a
+// clean clone. It uses Node's built-in modules only, because it runs before `npm ci`. What is up to
+// date is left alone, so that running it again costs a second.
 import { parseArgs } from 'node:util';
 import { Failure, main } from './lib/failure.mjs';
 import { checkKvm, checkNode } from './lib/host.mjs';

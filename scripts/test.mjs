@@ -1,11 +1,8 @@
 // npm test [-- <suite>…]: sets up what is missing, runs every suite, and ends with one line,
 // "N passed, N failed", over all of them.
-import { spawnSync } from 'node:child_process';
-import { join } from 'node:path';
 import { Failure, main } from './lib/failure.mjs';
-import { checkKvm } from './lib/host.mjs';
 import { seconds } from './lib/progress.mjs';
-import { root } from './lib/root.mjs';
+import { setUp } from './lib/set-up.mjs';
 import { suites } from './test/suites.mjs';
 
 function choose(names) {
@@ -33,12 +30,7 @@ async function runSuite(name) {
 
 await main(async () => {
   const chosen = choose(process.argv.slice(2));
-  const problem = checkKvm();
-  if (problem !== undefined) throw new Failure(problem);
-  const setup = spawnSync(process.execPath, [join(root, 'scripts/setup.mjs')], {
-    stdio: 'inherit',
-  });
-  if (setup.status !== 0) throw new Failure('Set-up failed, so no test ran.');
+  setUp('--needs-kvm');
 
   const results = [];
   for (const name of chosen) results.push(await runSuite(name));
