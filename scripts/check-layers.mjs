@@ -69,7 +69,7 @@ function checkSources() {
     (file) => !outside.includes(folderOf(relative('native', file))),
   );
   for (const file of present.filter((name) => !listed.includes(name))) {
-    problems.push(`${file}: is in no list of native/sources.json`);
+    problems.push(`${file}: is in no list of native/sources.json: run "npm run sources"`);
   }
   for (const file of listed.filter((name) => !existsSync(join(root, name)))) {
     problems.push(`native/sources.json: ${file} does not exist`);
