@@ -3,6 +3,7 @@
 #ifndef EMBERVM_VIRTIO_DEVICE_H_
 #define EMBERVM_VIRTIO_DEVICE_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -72,9 +73,17 @@ class Device {
   virtual void Reset() = 0;
 };
 
+// What one chain takes from the budget of a turn: one unit, and one for each 64 KiB, so
+// that neither many requests nor huge ones keep other devices waiting.
+[[nodiscard]] inline unsigned ChainCost(const Chain& chain) {
+  constexpr unsigned kBytesPerUnitLog2 = 16;
+  return 1 + (chain.readable_bytes() >> kBytesPerUnitLog2) +
+         (chain.writable_bytes() >> kBytesPerUnitLog2);
+}
+
 // Drains one queue: `handler` is called with each chain and returns the length for the
-// used ring. One publish and at most one interrupt per call; after `budget` chains the
-// rest waits for a later turn of the loop.
+// used ring. One publish and at most one interrupt per call; when `budget` units are
+// used up, the rest waits for a later turn of the loop.
 template <class Handler>
 void ServiceQueue(const DeviceContext& context, std::uint16_t index, unsigned budget,
                   Handler&& handler) {
@@ -89,9 +98,9 @@ void ServiceQueue(const DeviceContext& context, std::uint16_t index, unsigned bu
       break;
     }
     if (chain->has_value()) {
-      const std::uint32_t length = handler(**chain);
+      const std::uint32_t length = handler(std::as_const(**chain));
       queue.AddUsed((*chain)->head(), length);
-      --budget;
+      budget -= std::min(budget, ChainCost(**chain));
     } else {
       more = queue.EnableNotifications();
       if (more) queue.DisableNotifications();

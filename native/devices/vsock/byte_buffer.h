@@ -21,10 +21,12 @@ class ByteBuffer {
 
   // Appends the part of the list that begins `offset` bytes into it.
   void Append(virtio::Segments segments, std::uint64_t offset, std::size_t length) {
-    // Consumed bytes go before new ones come: the vector never holds much more than
-    // the credit that the peer was given.
-    bytes_.erase(bytes_.begin(), bytes_.begin() + static_cast<std::ptrdiff_t>(consumed_));
-    consumed_ = 0;
+    // Moved to the front when at least half is consumed: the vector never holds more
+    // than twice the credit that the peer was given, and few bytes move often.
+    if (consumed_ >= bytes_.size() / 2) {
+      bytes_.erase(bytes_.begin(), bytes_.begin() + static_cast<std::ptrdiff_t>(consumed_));
+      consumed_ = 0;
+    }
     const std::size_t old_size = bytes_.size();
     bytes_.resize(old_size + length);
     virtio::CopyFrom(segments, offset, std::span(bytes_).subspan(old_size));

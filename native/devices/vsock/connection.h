@@ -4,7 +4,6 @@
 #ifndef EMBERVM_DEVICES_VSOCK_CONNECTION_H_
 #define EMBERVM_DEVICES_VSOCK_CONNECTION_H_
 
-#include <compare>
 #include <cstdint>
 #include <functional>
 #include <list>
@@ -25,10 +24,14 @@ struct VsockKey {
   bool operator==(const VsockKey&) const = default;
 };
 
+// Writes what is buffered as far as the socket takes it. False when nobody reads it
+// any more.
+[[nodiscard]] bool SendBuffered(int fd, ByteBuffer& bytes);
+
 class VsockConnection {
  public:
-  // What we let the guest send before the host has read it; also the bound of the
-  // buffer between the two.
+  // What the guest may send before the host has read it; also the bound of the buffer
+  // between the two.
   static constexpr std::uint32_t kBufAlloc = 256 * 1024;
 
   // Control packets that wait for a receive buffer, one bit each.
@@ -53,12 +56,14 @@ class VsockConnection {
   [[nodiscard]] bool Deliver(std::uint32_t length, virtio::Segments payload);
   // Writes what is buffered as far as the host takes it.
   void FlushToHost();
+  // Nobody reads on the host any more: what is buffered is moot.
+  void MarkHostGone();
 
   // Host to guest: reads at most min(credit, 64 KiB) into the segments. 0 when there
   // is nothing now; end of file and errors are noted in host_eof.
   std::uint32_t ReadFromHost(virtio::Segments room);
 
-  // The flags that we want the guest to know.
+  // The SHUTDOWN flags that hold by now.
   [[nodiscard]] std::uint32_t WantedShutdown() const;
   // There is, as far as we know, something for the guest.
   [[nodiscard]] bool WantsToSend() const;
@@ -73,6 +78,7 @@ class VsockConnection {
   bool readable = false;            // The socket may hold bytes for the guest.
   bool host_eof = false;            // The host sends nothing more.
   bool host_gone = false;           // The host takes nothing more.
+  bool write_closed = false;        // The host knows that the guest sends nothing more.
   ByteBuffer to_host;
 
   // Bookkeeping of the muxer.

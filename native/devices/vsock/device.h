@@ -36,15 +36,18 @@ class VsockDevice final : public virtio::Device {
   void Reset() override;
 
  private:
-  // Each false when the device failed.
-  bool DrainTransmitQueue();
-  bool FillReceiveQueue();
-  // Fills the receive queue, then shows the driver all that is used: one interrupt.
-  void Flush();
+  [[nodiscard]] Result<> DrainTransmitQueue();
+  [[nodiscard]] Result<> FillReceiveQueue();
+  void ReceivePacket(const virtio::Chain& chain);
+  // Moves packets both ways as asked, then shows the driver all that is used: one
+  // interrupt.
+  void Service(bool drain_transmit);
 
   std::array<std::byte, sizeof(std::uint64_t)> config_{};
   VsockMuxer muxer_;
   const virtio::DeviceContext* context_ = nullptr;
+  // A handler of the muxer may ask for output while packets are being moved.
+  bool servicing_ = false;
 };
 
 }  // namespace embervm::devices

@@ -12,6 +12,7 @@
 #include <functional>
 #include <list>
 #include <memory>
+#include <optional>
 #include <unordered_map>
 
 #include "base/event_loop.h"
@@ -90,30 +91,41 @@ class VsockMuxer {
     UniqueFd fd;
     ByteBuffer bytes;
   };
+  // How a connection ends: with an RST to the guest or without, and whether the host may
+  // see bytes that it wrote in vain as an error.
+  enum class Ending { kOrderly, kReset, kPeerReset };
 
   VsockConnection* Find(const VsockKey& key);
-  // Null after a failure, which is in `error`.
-  [[nodiscard]] Result<UniqueFd> MakeStream(UniqueFd& ours) const;
   VsockConnection& Insert(std::unique_ptr<VsockConnection> connection);
+  [[nodiscard]] std::optional<VsockKey> AllocateKey(std::uint32_t guest_port);
   void Accept(const VsockKey& key, const vsock::Header& header);
+  // A packet of a known connection; may remove it.
+  void Dispatch(VsockConnection& connection, const vsock::Header& header,
+                virtio::Segments payload);
   void OnResponse(VsockConnection& connection);
   void OnData(VsockConnection& connection, std::uint32_t length, virtio::Segments payload);
   void OnShutdown(VsockConnection& connection, std::uint32_t flags);
-  void OnPeerReset(VsockConnection& connection);
   void OnFdEvents(VsockConnection& connection, std::uint32_t events);
   void OnTimeout(VsockKey key);
 
-  // Brings the ready list, the epoll interest and the close timer up to date after any
-  // change of the connection; may remove it.
+  // Brings shutdowns, the ready list and the epoll interest up to date after any change
+  // of the connection; may remove it.
   void Update(VsockConnection& connection);
-  void UpdateInterest(VsockConnection& connection);
-  // Removes with an RST to the guest, or silently.
-  void Reset(VsockConnection& connection);
-  void Remove(VsockConnection& connection);
-  void FailConnect(VsockConnection& connection, Error error) const;
+  // False when the host cannot watch one more descriptor.
+  bool UpdateInterest(VsockConnection& connection);
+  void UpdateReady(VsockConnection& connection);
+  // Fills `header` with the connection's next packet and its payload, if any, into
+  // `room`. False when there is nothing to send.
+  bool NextPacket(VsockConnection& connection, virtio::Segments room, vsock::Header& header);
+  void StartCloseTimer(VsockConnection& connection);
+
+  void Close(VsockConnection& connection, Ending ending);
+  // Takes it off the loop, the timers and the ready list.
+  void Unlink(VsockConnection& connection);
+  // Ends one that is in no list any more: streams and handler.
+  void Finish(std::unique_ptr<VsockConnection> connection, Ending ending, Error error);
   void QueueReset(const VsockKey& key, std::uint16_t type);
   void StartDrain(UniqueFd fd, ByteBuffer bytes);
-  void OnDrainEvents(std::list<Drain>::iterator drain);
   [[nodiscard]] vsock::Header MakeHeader(const VsockKey& key, std::uint16_t op) const;
   [[nodiscard]] std::size_t open_streams() const { return connections_.size() + drains_.size(); }
 

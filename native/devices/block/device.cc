@@ -1,0 +1,113 @@
+#include "devices/block/device.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "devices/block/limits.h"
+#include "virtio/abi.h"
+
+namespace embervm::devices {
+
+namespace {
+
+constexpr std::array<std::uint16_t, 1> kQueueSizes{block::kQueueSize};
+// Up to 16 MiB.
+constexpr unsigned kBudgetPerTurn = 256;
+
+void Add(std::atomic<std::uint64_t>& counter, std::uint64_t value) {
+  counter.fetch_add(value, std::memory_order_relaxed);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<BlockDevice>> BlockDevice::Open(const std::string& path, bool read_only,
+                                                       const std::string& id) {
+  if (id.size() > block::kIdBytes) {
+    return std::unexpected(
+        Error("ERR_DRIVE_INVALID", "drive id " + id + " is longer than 20 bytes").With("id", id));
+  }
+  EMBERVM_TRY_ASSIGN(Disk disk, Disk::Open(path, read_only));
+  return std::unique_ptr<BlockDevice>(new BlockDevice(std::move(disk), id));
+}
+
+BlockDevice::BlockDevice(Disk disk, const std::string& id)
+    : disk_(std::move(disk)), name_("block " + id) {
+  std::ranges::copy(std::as_bytes(std::span(id)), id_.begin());
+  config_.capacity = disk_.size() / block::kSectorSize;
+  config_.seg_max = block::kMaxSegments;
+  config_.blk_size = block::kSectorSize;
+  config_.num_queues = 1;
+  if (!disk_.read_only()) {
+    config_.max_discard_sectors = block::kMaxDiscardSectors;
+    config_.max_discard_seg = block::kMaxDiscardSegments;
+    config_.discard_sector_alignment = block::kDiscardAlignmentSectors;
+    config_.max_write_zeroes_sectors = block::kMaxWriteZeroesSectors;
+    config_.max_write_zeroes_seg = block::kMaxWriteZeroesSegments;
+    config_.write_zeroes_may_unmap = 1;
+  }
+}
+
+std::uint32_t BlockDevice::type() const { return virtio::kDeviceIdBlock; }
+
+std::uint64_t BlockDevice::features() const {
+  const std::uint64_t common = block::kFeatureSegMax | block::kFeatureBlockSize;
+  if (disk_.read_only()) return common | block::kFeatureReadOnly;
+  return common | block::kFeatureFlush | block::kFeatureDiscard | block::kFeatureWriteZeroes;
+}
+
+std::span<const std::uint16_t> BlockDevice::queue_sizes() const { return kQueueSizes; }
+
+std::span<const std::byte> BlockDevice::config() const {
+  return std::as_bytes(std::span<const block::Config, 1>(&config_, 1));
+}
+
+Result<> BlockDevice::Activate(const virtio::DeviceContext& context) {
+  context_ = &context;
+  return {};
+}
+
+void BlockDevice::Notify(std::uint16_t queue) {
+  if (context_ == nullptr) return;
+  virtio::ServiceQueue(*context_, queue, kBudgetPerTurn, [this](const virtio::Chain& chain) {
+    const BlockResult result = BlockRequest(chain).Execute(disk_, id_);
+    Count(result);
+    return result.used_length;
+  });
+}
+
+void BlockDevice::Count(const BlockResult& result) {
+  if (result.status != block::Status::kOk) {
+    Add(counters_.errors, 1);
+    return;
+  }
+  switch (result.type) {
+    case block::kTypeIn:
+      Add(counters_.reads, 1);
+      Add(counters_.read_bytes, result.transferred);
+      return;
+    case block::kTypeOut:
+      Add(counters_.writes, 1);
+      Add(counters_.written_bytes, result.transferred);
+      return;
+    case block::kTypeFlush:
+      Add(counters_.flushes, 1);
+      return;
+    default:
+      return;
+  }
+}
+
+BlockDevice::Counters BlockDevice::counters() const {
+  const auto load = [](const std::atomic<std::uint64_t>& counter) {
+    return counter.load(std::memory_order_relaxed);
+  };
+  return {.read_bytes = load(counters_.read_bytes),
+          .written_bytes = load(counters_.written_bytes),
+          .reads = load(counters_.reads),
+          .writes = load(counters_.writes),
+          .flushes = load(counters_.flushes),
+          .errors = load(counters_.errors)};
+}
+
+}  // namespace embervm::devices

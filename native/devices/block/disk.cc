@@ -1,0 +1,204 @@
+#include "devices/block/disk.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <climits>
+#include <span>
+#include <string_view>
+#include <utility>
+
+#include "devices/block/protocol.h"
+
+namespace embervm::devices {
+
+namespace {
+
+// At once from a constant page of zeroes, for file systems without ZERO_RANGE.
+constexpr std::size_t kZeroChunk = 64 * 1024;
+constexpr std::array<std::byte, kZeroChunk> kZeroes{};
+
+std::string_view CodeForOpen(int error) {
+  switch (error) {
+    case ENOENT:
+    case ENOTDIR:
+      return "ERR_DRIVE_NOT_FOUND";
+    case EACCES:
+    case EPERM:
+    case EROFS:
+    case ETXTBSY:
+      return "ERR_DRIVE_ACCESS";
+    case EMFILE:
+    case ENFILE:
+    case ENOMEM:
+      return "ERR_RESOURCE_LIMIT";
+    case EBUSY:
+      return "ERR_DRIVE_BUSY";
+    default:
+      // A directory, a loop of links, a socket, a device without a driver, …
+      return "ERR_DRIVE_INVALID";
+  }
+}
+
+Error OpenError(const std::string& path, std::string_view syscall, int error) {
+  return Error::FromErrno(CodeForOpen(error), syscall, error, "drive " + path).With("path", path);
+}
+
+Error Invalid(const std::string& path, const std::string& problem) {
+  return Error("ERR_DRIVE_INVALID", "drive " + path + ": " + problem).With("path", path);
+}
+
+Result<std::uint64_t> SizeOf(const UniqueFd& fd, const std::string& path) {
+  struct stat status {};
+  if (::fstat(fd.get(), &status) != 0) return std::unexpected(OpenError(path, "fstat", errno));
+  std::uint64_t size = 0;
+  if (S_ISREG(status.st_mode)) {
+    size = static_cast<std::uint64_t>(status.st_size);
+  } else if (S_ISBLK(status.st_mode)) {
+    if (::ioctl(fd.get(), BLKGETSIZE64, &size) != 0) {
+      return std::unexpected(OpenError(path, "ioctl", errno));
+    }
+  } else if (S_ISDIR(status.st_mode)) {
+    return std::unexpected(Invalid(path, "it is a directory; give an image file"));
+  } else {
+    return std::unexpected(Invalid(path, "it is neither a regular file nor a block device"));
+  }
+  if (size == 0) return std::unexpected(Invalid(path, "it is empty"));
+  if (size % block::kSectorSize != 0) {
+    return std::unexpected(Invalid(path, "its size is not a multiple of 512 bytes")
+                               .With("bytes", static_cast<std::int64_t>(size)));
+  }
+  return size;
+}
+
+Result<> Lock(const UniqueFd& fd, const std::string& path, bool read_only) {
+  // An open file description lock: unlike flock(2) it works on network file systems too,
+  // and unlike a process lock it keeps two machines of one process apart.
+  struct flock lock {};
+  lock.l_type = static_cast<short>(read_only ? F_RDLCK : F_WRLCK);
+  lock.l_whence = SEEK_SET;
+  if (::fcntl(fd.get(), F_OFD_SETLK, &lock) == 0) return {};
+  if (errno == EAGAIN || errno == EACCES) {
+    return std::unexpected(
+        Error("ERR_DRIVE_BUSY",
+              "drive " + path + " is in use by another machine or process" +
+                  (read_only ? " that writes to it" : "; share it read-only or make a copy"))
+            .With("path", path));
+  }
+  return std::unexpected(OpenError(path, "fcntl", errno));
+}
+
+// Drops `length` bytes from the front of the list.
+void Advance(std::vector<virtio::Segment>& segments, std::size_t& first, std::size_t length) {
+  while (length > 0) {
+    virtio::Segment& segment = segments[first];
+    const std::size_t part = std::min(length, segment.iov_len);
+    segment.iov_base = static_cast<std::byte*>(segment.iov_base) + part;
+    segment.iov_len -= part;
+    length -= part;
+    if (segment.iov_len == 0) ++first;
+  }
+}
+
+// preadv(2) and pwritev(2) until all is done; `call` is one of them.
+template <class Call>
+bool TransferAll(std::vector<virtio::Segment>& segments, std::uint64_t offset,
+                 std::uint64_t& transferred, Call call) {
+  transferred = 0;
+  std::size_t first = 0;
+  while (first < segments.size()) {
+    const std::size_t count = std::min<std::size_t>(segments.size() - first, IOV_MAX);
+    const ssize_t done = call(segments.data() + first, static_cast<int>(count),
+                              static_cast<off_t>(offset + transferred));
+    if (done < 0 && errno == EINTR) continue;
+    // 0 is the end of a file that has shrunk under us.
+    if (done <= 0) return false;
+    transferred += static_cast<std::uint64_t>(done);
+    Advance(segments, first, static_cast<std::size_t>(done));
+  }
+  return true;
+}
+
+bool Fallocate(int fd, int mode, std::uint64_t offset, std::uint64_t length) {
+  for (;;) {
+    if (::fallocate(fd, mode, static_cast<off_t>(offset), static_cast<off_t>(length)) == 0) {
+      return true;
+    }
+    if (errno != EINTR) return false;
+  }
+}
+
+bool IsUnsupported(int error) { return error == EOPNOTSUPP || error == ENOSYS || error == ENODEV; }
+
+}  // namespace
+
+Result<Disk> Disk::Open(const std::string& path, bool read_only) {
+  // O_NONBLOCK: opening a FIFO must not wait for its other end. It changes nothing for
+  // files and block devices.
+  const int flags = (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+  UniqueFd fd(::open(path.c_str(), flags));
+  if (!fd.valid()) {
+    if (errno == EISDIR) {
+      return std::unexpected(Invalid(path, "it is a directory; give an image file"));
+    }
+    return std::unexpected(OpenError(path, "open", errno));
+  }
+  EMBERVM_TRY_ASSIGN(const std::uint64_t size, SizeOf(fd, path));
+  EMBERVM_TRY(Lock(fd, path, read_only));
+  return Disk(std::move(fd), size, read_only);
+}
+
+bool Disk::Read(std::vector<virtio::Segment> segments, std::uint64_t offset,
+                std::uint64_t& transferred) const {
+  return TransferAll(segments, offset, transferred,
+                     [this](const iovec* list, int count, off_t position) {
+                       return ::preadv(fd_.get(), list, count, position);
+                     });
+}
+
+bool Disk::Write(std::vector<virtio::Segment> segments, std::uint64_t offset,
+                 std::uint64_t& transferred) const {
+  return TransferAll(segments, offset, transferred,
+                     [this](const iovec* list, int count, off_t position) {
+                       return ::pwritev(fd_.get(), list, count, position);
+                     });
+}
+
+bool Disk::Flush() const {
+  for (;;) {
+    if (::fdatasync(fd_.get()) == 0) return true;
+    if (errno != EINTR) return false;
+  }
+}
+
+bool Disk::Discard(std::uint64_t offset, std::uint64_t length) const {
+  if (length == 0) return true;
+  return Fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length) ||
+         IsUnsupported(errno);
+}
+
+bool Disk::WriteZeroes(std::uint64_t offset, std::uint64_t length, bool may_unmap) const {
+  if (length == 0) return true;
+  const int keep = FALLOC_FL_KEEP_SIZE;
+  if (may_unmap && Fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | keep, offset, length)) return true;
+  if (Fallocate(fd_.get(), FALLOC_FL_ZERO_RANGE | keep, offset, length)) return true;
+  if (!IsUnsupported(errno)) return false;
+  while (length > 0) {
+    const std::size_t chunk = std::min<std::uint64_t>(length, kZeroes.size());
+    const ssize_t done =
+        ::pwrite(fd_.get(), kZeroes.data(), chunk, static_cast<off_t>(offset));
+    if (done < 0 && errno == EINTR) continue;
+    if (done <= 0) return false;
+    offset += static_cast<std::uint64_t>(done);
+    length -= static_cast<std::uint64_t>(done);
+  }
+  return true;
+}
+
+}  // namespace embervm::devices

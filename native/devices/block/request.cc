@@ -1,0 +1,128 @@
+#include "devices/block/request.h"
+
+#include <algorithm>
+#include <span>
+
+#include "base/checked.h"
+#include "devices/block/limits.h"
+
+namespace embervm::devices {
+
+using block::Status;
+
+namespace {
+
+// The range of a request in bytes, or nothing when it is not wholly on the disk.
+bool RangeOnDisk(const Disk& disk, std::uint64_t sector, std::uint64_t bytes) {
+  return RangeFits(sector, bytes / block::kSectorSize, disk.size() / block::kSectorSize);
+}
+
+}  // namespace
+
+BlockRequest::BlockRequest(const virtio::Chain& chain) {
+  // virtio 1.2 §5.2.6: any split into descriptors is fine. The header is the first 16
+  // readable bytes, the status the last writable byte.
+  has_header_ = virtio::ReadStruct(chain.readable(), 0, header_);
+  if (has_header_) {
+    input_ = virtio::Subrange(chain.readable(), sizeof(header_), chain.readable_bytes());
+  }
+  if (!chain.writable().empty()) {
+    const virtio::Segment& last = chain.writable().back();
+    status_ = static_cast<std::byte*>(last.iov_base) + (last.iov_len - 1);
+    output_ = virtio::Subrange(chain.writable(), 0, chain.writable_bytes() - 1);
+  }
+}
+
+BlockResult BlockRequest::Execute(const Disk& disk, const BlockId& id) {
+  BlockResult result{.type = header_.type};
+  // Without a place for the status nothing is done: the driver could not know.
+  if (status_ == nullptr) return result;
+  std::uint64_t written = 0;  // To the guest, from the start of its buffer.
+  if (!has_header_) {
+    result.status = Status::kIoError;
+  } else {
+    switch (header_.type) {
+      case block::kTypeIn:
+        result.status = Transfer(disk, /*to_guest=*/true, result.transferred);
+        written = result.transferred;
+        break;
+      case block::kTypeOut:
+        result.status = Transfer(disk, /*to_guest=*/false, result.transferred);
+        break;
+      case block::kTypeFlush:
+        result.status = Flush(disk);
+        break;
+      case block::kTypeGetId:
+        result.status = GetId(id, written);
+        break;
+      case block::kTypeDiscard:
+      case block::kTypeWriteZeroes:
+        result.status = Ranges(disk);
+        break;
+      default:
+        result.status = Status::kUnsupported;
+    }
+  }
+  *status_ = static_cast<std::byte>(result.status);
+  // §2.7.8.2: a length that is too short is safe, one that is too long is not. The
+  // status byte counts only when all before it was written.
+  const std::uint64_t room = virtio::TotalBytes(output_);
+  result.used_length = static_cast<std::uint32_t>(written == room ? written + 1 : written);
+  return result;
+}
+
+Status BlockRequest::Transfer(const Disk& disk, bool to_guest, std::uint64_t& transferred) {
+  if (!to_guest && disk.read_only()) return Status::kIoError;
+  std::vector<virtio::Segment>& data = to_guest ? output_ : input_;
+  const std::uint64_t bytes = virtio::TotalBytes(data);
+  if (bytes % block::kSectorSize != 0 || !RangeOnDisk(disk, header_.sector, bytes)) {
+    return Status::kIoError;
+  }
+  const std::uint64_t offset = header_.sector * block::kSectorSize;
+  const bool done = to_guest ? disk.Read(data, offset, transferred)
+                             : disk.Write(data, offset, transferred);
+  return done ? Status::kOk : Status::kIoError;
+}
+
+Status BlockRequest::Flush(const Disk& disk) const {
+  return disk.Flush() ? Status::kOk : Status::kIoError;
+}
+
+Status BlockRequest::GetId(const BlockId& id, std::uint64_t& written) const {
+  if (virtio::TotalBytes(output_) < id.size()) return Status::kIoError;
+  written = virtio::CopyTo(output_, 0, id);
+  return Status::kOk;
+}
+
+Status BlockRequest::Ranges(const Disk& disk) const {
+  if (disk.read_only()) return Status::kIoError;
+  const bool discard = header_.type == block::kTypeDiscard;
+  const std::uint64_t bytes = virtio::TotalBytes(input_);
+  const std::uint32_t max_segments =
+      discard ? block::kMaxDiscardSegments : block::kMaxWriteZeroesSegments;
+  const std::uint32_t max_sectors =
+      discard ? block::kMaxDiscardSectors : block::kMaxWriteZeroesSectors;
+  if (bytes == 0 || bytes % sizeof(block::RangeSegment) != 0 ||
+      bytes / sizeof(block::RangeSegment) > max_segments) {
+    return Status::kIoError;
+  }
+  for (std::uint64_t position = 0; position < bytes; position += sizeof(block::RangeSegment)) {
+    block::RangeSegment range{};
+    if (!virtio::ReadStruct(input_, position, range)) return Status::kIoError;
+    // §5.2.6.2: reserved flags, and UNMAP on a discard, are unsupported.
+    const std::uint32_t allowed = discard ? 0 : block::kRangeUnmap;
+    if ((range.flags & ~allowed) != 0) return Status::kUnsupported;
+    const std::uint64_t length = std::uint64_t{range.sector_count} * block::kSectorSize;
+    if (range.sector_count > max_sectors || !RangeOnDisk(disk, range.sector, length)) {
+      return Status::kIoError;
+    }
+    const std::uint64_t offset = range.sector * block::kSectorSize;
+    const bool done = discard ? disk.Discard(offset, length)
+                              : disk.WriteZeroes(offset, length,
+                                                 (range.flags & block::kRangeUnmap) != 0);
+    if (!done) return Status::kIoError;
+  }
+  return Status::kOk;
+}
+
+}  // namespace embervm::devices
