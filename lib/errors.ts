@@ -31,7 +31,6 @@ export const errorTable = {
   ERR_SANDBOX_EXISTS: 'SandboxError',
   ERR_SANDBOX_NOT_RUNNING: 'SandboxError',
   ERR_SANDBOX_CRASHED: 'SandboxError',
-  ERR_SANDBOX_STOPPED: 'SandboxError',
   ERR_BOOT_FAILED: 'SandboxError',
   ERR_BOOT_TIMEOUT: 'SandboxError',
 

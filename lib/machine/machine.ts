@@ -1,6 +1,6 @@
 /** One virtual machine in this process. */
 import { EventEmitter } from 'node:events';
-import type { Duplex } from 'node:stream';
+import type { Socket } from 'node:net';
 import type { MachineConfig, ResolvedMachineConfig, StopOptions } from '../config/machine.js';
 import { abortedError, fromNative, MachineError } from '../errors.js';
 import { loadBinding } from '../native/binding.js';
@@ -30,7 +30,7 @@ type ConfigModule = typeof import('../config/machine.js');
 export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposable {
   readonly #native: NativeMachine;
   readonly #config: ConfigModule;
-  readonly #listeners = new Map<number, (stream: Duplex) => void>();
+  readonly #listeners = new Map<number, (stream: Socket) => void>();
   readonly #exited: Promise<MachineExit>;
   #resolveExited: (exit: MachineExit) => void = () => {};
   #exit: MachineExit | undefined;
@@ -117,12 +117,12 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
     if (this.#state === 'created' || timeoutMs === 0) return this.kill();
     if (this.#state === 'paused') await this.resume();
     this.#state = 'stopping';
-    const deadline = Date.now() + timeoutMs;
+    const deadline = performance.now() + timeoutMs;
     const what = 'stopping the machine';
     // A guest that cannot be asked may still end by itself in time.
     const asked = this.#powerOff?.(timeoutMs).catch(() => {});
     if (asked !== undefined) await waitFor(asked, { what, timeoutMs, signal });
-    const left = deadline - Date.now();
+    const left = deadline - performance.now();
     const exit = await waitFor(this.#exited, { what, timeoutMs: left, signal });
     return exit ?? this.kill();
   }
@@ -164,7 +164,7 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
   async connectVsock(
     port: number,
     options: { signal?: AbortSignal | undefined } = {},
-  ): Promise<Duplex> {
+  ): Promise<Socket> {
     const number = this.#config.parsePort(port);
     const { signal } = options;
     if (signal?.aborted) throw abortedError(signal, 'connecting to the guest');
@@ -179,7 +179,7 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
   }
 
   /** Calls `onConnection` for each connection of the guest to `port` of the host. */
-  listenVsock(port: number, onConnection: (stream: Duplex) => void): VsockListener {
+  listenVsock(port: number, onConnection: (stream: Socket) => void): VsockListener {
     const number = this.#config.parsePort(port);
     if (this.#listeners.has(number)) {
       throw new MachineError('ERR_MACHINE_STATE', `port ${number} is listened on already`, {

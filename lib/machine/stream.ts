@@ -1,13 +1,12 @@
 /** Descriptors of vsock streams as Node streams. */
 import { close } from 'node:fs';
 import { Socket } from 'node:net';
-import type { Duplex } from 'node:stream';
 
 /**
  * Wraps one end of a socketpair. Half-open, because vsock shuts each direction
  * down on its own: whoever has the stream ends both.
  */
-export function adoptStream(fd: number): Duplex {
+export function adoptStream(fd: number): Socket {
   return new Socket({ fd, readable: true, writable: true, allowHalfOpen: true });
 }
 

@@ -5,7 +5,6 @@ import { fromNative } from '../errors.js';
 import { assetDirectories, assetNames } from './assets.js';
 import { loadBinding } from './binding.js';
 import type { NativeHostReport } from './types.js';
-import { sdkVersion } from './version.js';
 
 /** Whether machines run here, and for each missing capability the reason and the cure. */
 export type HostReport = NativeHostReport;
@@ -64,5 +63,3 @@ function isReadable(path: string): boolean {
     return false;
   }
 }
-
-export { sdkVersion };

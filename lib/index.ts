@@ -1,0 +1,30 @@
+/** `embervm`: hardware-isolated Linux sandboxes inside a Node process. */
+export type { ExecOptions, StdinSource } from './config/exec.js';
+export type { StopOptions } from './config/machine.js';
+export type { BootStage, ProgressEvent, SandboxOptions } from './config/sandbox.js';
+export {
+  ConfigError,
+  EmbervmError,
+  type ErrorCode,
+  type ErrorContext,
+  ExecError,
+  type ExecFailureKind,
+  HostError,
+  MachineError,
+  RpcError,
+  SandboxError,
+} from './errors.js';
+export type { VsockListener } from './machine/types.js';
+export { type HostReport, isInstalled, probeHost, runtimeVersion } from './native/host.js';
+export { sdkVersion } from './native/version.js';
+export { Sandbox } from './sandbox/sandbox.js';
+export type {
+  BootReport,
+  ExecEvent,
+  ExecResult,
+  Execution,
+  Metrics,
+  SandboxStatus,
+  StopReason,
+  StopResult,
+} from './sandbox/types.js';

@@ -1,0 +1,240 @@
+/** From options to a sandbox whose agent answers; or to nothing, with the reason. */
+import { randomUUID } from 'node:crypto';
+import type { Socket } from 'node:net';
+import { join } from 'node:path';
+import { parseSandboxOptions, type ResolvedSandboxOptions } from '../config/sandbox.js';
+import { abortedError, SandboxError } from '../errors.js';
+import { Machine } from '../machine/machine.js';
+import type { MachineExit } from '../machine/types.js';
+import { waitFor } from '../machine/wait.js';
+import { findAsset } from '../native/assets.js';
+import { AGENT_PORT, AgentClient, type AgentInfo, type GuestMount } from '../rpc/agent-client.js';
+import { generateName, hostnameFor } from '../state/names.js';
+import { SandboxDir, sweepDeadSandboxes } from '../state/sandbox-dir.js';
+import { createUpperDisk, type UpperDisk } from '../state/upper-disk.js';
+import { BootClock } from './boot-clock.js';
+import { guestCommandLine } from './command-line.js';
+import { SandboxCore } from './core.js';
+import { shownTail, stopReason } from './stop-result.js';
+import type { BootReport } from './types.js';
+
+const GUEST_CID = 3;
+const TAIL_BYTES = 16 * 1024;
+/** The end of a machine closes its connections first; the event comes a moment later. */
+const EXIT_FOLLOWS_MS = 2_000;
+const NS_PER_MS = 1e6;
+/** The disks in the order in which the machine gets them. */
+const BASE: GuestMount = { source: '/dev/vda', fstype: 'erofs', readOnly: true };
+const UPPER: GuestMount = { source: '/dev/vdb', fstype: 'ext4' };
+
+/** Boots a sandbox and waits until its root is set up. */
+export async function createSandbox(input: unknown): Promise<SandboxCore> {
+  const clock = new BootClock();
+  clock.begin('validate');
+  const options = parseSandboxOptions(input);
+  clock.onProgress = options.onProgress;
+  if (options.signal?.aborted) throw abortedError(options.signal, 'creating a sandbox');
+  const boot = new Boot(options, clock);
+  try {
+    return await boot.run();
+  } catch (error) {
+    await boot.undo();
+    throw error;
+  }
+}
+
+/** One attempt, and what of it must be taken down again. */
+class Boot {
+  readonly #options: ResolvedSandboxOptions;
+  readonly #clock: BootClock;
+  readonly #name: string;
+  #directory: SandboxDir | undefined;
+  #machine: Machine | undefined;
+  #agent: AgentClient | undefined;
+
+  constructor(options: ResolvedSandboxOptions, clock: BootClock) {
+    this.#options = options;
+    this.#clock = clock;
+    this.#name = options.name ?? generateName();
+  }
+
+  async run(): Promise<SandboxCore> {
+    const clock = this.#clock;
+    clock.begin('assets');
+    const [kernel, initramfs, base] = await Promise.all([
+      this.#options.kernel.path ?? findAsset('kernel'),
+      findAsset('initramfs'),
+      findAsset('base'),
+    ]);
+
+    clock.begin('disk');
+    this.#directory = await SandboxDir.claim(this.#name);
+    const upper = await createUpperDisk(
+      join(this.#directory.path, 'upper.ext4'),
+      this.#options.rootDiskMib,
+    );
+
+    clock.begin('machine');
+    const machine = await this.#createMachine(kernel, initramfs, base, upper);
+    this.#machine = machine;
+    const dialled = this.#acceptAgent(machine);
+    await machine.start();
+    // Left-overs of dead processes are removed while the guest is busy booting.
+    sweepDeadSandboxes().catch(() => {});
+
+    clock.begin('kernel');
+    const watch = this.#watchBoot(machine);
+    try {
+      const agent = new AgentClient(await Promise.race([dialled, watch.failed]));
+      this.#agent = agent;
+      clock.begin('root');
+      const info = await Promise.race([this.#setUp(machine, agent, upper), watch.failed]);
+      clock.end();
+      return new SandboxCore({
+        id: randomUUID(),
+        name: this.#name,
+        options: this.#options,
+        machine,
+        agent,
+        directory: this.#directory,
+        bootReport: this.#report(machine, info),
+      });
+    } finally {
+      watch.stop();
+    }
+  }
+
+  async undo(): Promise<void> {
+    this.#agent?.close();
+    await this.#machine?.close();
+    await this.#directory?.remove();
+  }
+
+  #createMachine(
+    kernel: string,
+    initramfs: string,
+    base: string,
+    upper: UpperDisk,
+  ): Promise<Machine> {
+    const { cpus, memoryMib, signal } = this.#options;
+    return Machine.create(
+      {
+        kernel: {
+          path: kernel,
+          initrd: initramfs,
+          args: [...guestCommandLine, ...this.#options.kernel.args],
+        },
+        vcpus: cpus,
+        memoryMib,
+        drives: [
+          { id: 'base', path: base, readOnly: true },
+          { id: 'upper', path: upper.path },
+        ],
+        vsock: { cid: GUEST_CID },
+      },
+      { signal },
+    );
+  }
+
+  /** The first to dial is the agent: nothing else runs in the guest yet. */
+  #acceptAgent(machine: Machine): Promise<Socket> {
+    return new Promise((resolve) => {
+      const listener = machine.listenVsock(AGENT_PORT, (stream) => {
+        // The machine keeps the process alive, for as long as it is to.
+        resolve(stream.unref());
+        listener.close().catch(() => {});
+      });
+    });
+  }
+
+  async #setUp(machine: Machine, agent: AgentClient, upper: UpperDisk): Promise<AgentInfo> {
+    const hostname = this.#options.hostname ?? hostnameFor(this.#name);
+    try {
+      // Sent together: a round trip through an emulated guest is not free.
+      const [info] = await Promise.all([
+        agent.getInfo(),
+        agent.setUpRoot({ lower: BASE, upper: UPPER, growUpper: upper.grow }, hostname),
+      ]);
+      return info;
+    } catch (cause) {
+      // Where the guest died of it, its own end says more, and wins the race.
+      const exited = machine.waitUntilStopped();
+      await waitFor(exited, { what: 'the guest', timeoutMs: EXIT_FOLLOWS_MS });
+      throw this.#failed(`the agent could not set up the root: ${(cause as Error).message}`, {
+        cause,
+      });
+    }
+  }
+
+  /** Whatever ends the wait for a guest early. */
+  #watchBoot(machine: Machine): { failed: Promise<never>; stop: () => void } {
+    const { bootTimeoutMs, signal } = this.#options;
+    let stop = (): void => {};
+    const failed = new Promise<never>((_, reject) => {
+      const onExit = (exit: MachineExit): void => {
+        const reason = stopReason(exit, undefined);
+        reject(this.#failed(`the guest ended (${reason}): ${exit.message}`, { reason }));
+      };
+      const onAbort = (): void => {
+        if (signal !== undefined) reject(abortedError(signal, `creating "${this.#name}"`));
+      };
+      const timer = setTimeout(() => reject(this.#timedOut()), bootTimeoutMs);
+      machine.once('exit', onExit);
+      if (machine.exit !== undefined) onExit(machine.exit);
+      signal?.addEventListener('abort', onAbort, { once: true });
+      if (signal?.aborted) onAbort();
+      stop = () => {
+        clearTimeout(timer);
+        machine.off('exit', onExit);
+        signal?.removeEventListener('abort', onAbort);
+      };
+    });
+    failed.catch(() => {});
+    return { failed, stop: () => stop() };
+  }
+
+  #failed(why: string, details: { cause?: unknown; reason?: string }): SandboxError {
+    const stage = this.#clock.stage ?? 'kernel';
+    const tail = this.#tail();
+    return new SandboxError(
+      'ERR_BOOT_FAILED',
+      `the sandbox "${this.#name}" did not boot (stage ${stage}): ${why}${shownTail(tail)}`,
+      {
+        ...details,
+        stage,
+        consoleTail: tail,
+        context: { name: this.#name, stage, ...(details.reason ? { reason: details.reason } : {}) },
+      },
+    );
+  }
+
+  #timedOut(): SandboxError {
+    const { bootTimeoutMs } = this.#options;
+    const stage = this.#clock.stage ?? 'kernel';
+    const tail = this.#tail();
+    return new SandboxError(
+      'ERR_BOOT_TIMEOUT',
+      `the sandbox "${this.#name}" was not ready after ${bootTimeoutMs} ms (stage ${stage}). ` +
+        `A slow host may need a larger bootTimeoutMs${shownTail(tail)}`,
+      { stage, consoleTail: tail, context: { name: this.#name, stage, bootTimeoutMs } },
+    );
+  }
+
+  #tail(): string {
+    return this.#machine?.consoleTail(TAIL_BYTES) ?? '';
+  }
+
+  #report(machine: Machine, info: AgentInfo): BootReport {
+    return {
+      stages: this.#clock.stages,
+      totalMs: this.#clock.totalMs,
+      machineSetupMs: machine.stats().setupNs / NS_PER_MS,
+      guest: {
+        kernelRelease: info.kernelRelease,
+        agentVersion: info.agentVersion,
+        agentStartedMs: Number(info.startedNs) / NS_PER_MS,
+        agentDialledMs: Number(info.dialledNs) / NS_PER_MS,
+      },
+    };
+  }
+}

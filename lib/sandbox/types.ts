@@ -1,0 +1,107 @@
+/** The public shapes of a sandbox. */
+import type { Readable, Writable } from 'node:stream';
+import type { BootStage } from '../config/sandbox.js';
+
+/** `stopping`: it was asked to stop; new commands are refused. */
+export type SandboxStatus =
+  | 'created'
+  | 'starting'
+  | 'running'
+  | 'draining'
+  | 'paused'
+  | 'stopping'
+  | 'stopped'
+  | 'crashed';
+
+export type StopReason =
+  | 'requested'
+  | 'killed'
+  | 'guest_poweroff'
+  | 'guest_reset'
+  | 'guest_panic'
+  | 'machine_fault'
+  | 'agent_lost';
+
+/** How a sandbox ended. */
+export interface StopResult {
+  name: string;
+  status: 'stopped' | 'crashed';
+  /** Of the workload, where the sandbox runs one; else `null`. */
+  exitCode: number | null;
+  signal: string | null;
+  reason: StopReason;
+  observedAt: Date;
+}
+
+export interface BootReport {
+  /** In the order in which they ran. */
+  stages: { stage: BootStage; durationMs: number }[];
+  totalMs: number;
+  /** From the creation of the machine to its first instruction, as the addon measures it. */
+  machineSetupMs: number;
+  guest: {
+    kernelRelease: string;
+    agentVersion: string;
+    /** Guest time from its clock's start to the agent's first instruction, and to its dial. */
+    agentStartedMs: number;
+    agentDialledMs: number;
+  };
+}
+
+export interface Metrics {
+  uptimeMs: number;
+  cpu: { timeMs: number; cpus: number };
+  memory: { limitBytes: number; residentBytes: number };
+  disk: { readBytes: number; writtenBytes: number };
+  vsock: { receivedBytes: number; sentBytes: number };
+  processes: { running: number };
+}
+
+export interface ExecResult<Output extends string | Uint8Array = string> {
+  /** `null` when a signal ended the program. */
+  exitCode: number | null;
+  /** Name of that signal, such as `SIGKILL`. */
+  signal: string | null;
+  /** The exit code is 0. */
+  success: boolean;
+  stdout: Output;
+  stderr: Output;
+  durationMs: number;
+  timedOut: boolean;
+  /** Output beyond `maxBuffer` was dropped. */
+  truncated: boolean;
+}
+
+export type ExecEvent =
+  | { type: 'started'; pid: number }
+  | { type: 'stdout' | 'stderr'; data: Uint8Array }
+  | { type: 'exited'; exitCode: number | null; signal: string | null };
+
+/**
+ * A running command: await it for its result, read its streams, or iterate over its events.
+ *
+ * - Nothing is read from the guest until one of these is done; the program waits when its pipe is
+ *   full. Start, time limit and abort do not depend on it.
+ * - Awaiting captures up to `maxBuffer` of each stream and drops the rest.
+ * - A stream belongs to whoever touches `stdout` or `stderr`: read it to its end. The result then
+ *   has nothing of it, unless the execution was awaited before. What nobody touches is captured.
+ * - Iterating takes both streams. Leaving the loop early kills the process group.
+ * - When the command fails, its streams close without an `end`; the error is the execution's. An
+ *   execution that nobody awaits never raises an unhandled rejection.
+ */
+export interface Execution<Output extends string | Uint8Array = string>
+  extends PromiseLike<ExecResult<Output>>,
+    AsyncIterable<ExecEvent>,
+    AsyncDisposable {
+  readonly pid: Promise<number>;
+  /** With `stdin: 'pipe'`, else `null`. End it to let the program see the end. */
+  readonly stdin: Writable | null;
+  readonly stdout: Readable;
+  readonly stderr: Readable | null;
+  /** Signals the process group; nothing happens when the program has ended. */
+  kill(signal?: NodeJS.Signals | number): Promise<void>;
+  catch<Other>(
+    onRejected: (reason: unknown) => Other | PromiseLike<Other>,
+  ): Promise<ExecResult<Output> | Other>;
+  finally(onFinally: () => void): Promise<ExecResult<Output>>;
+}
