@@ -84,13 +84,13 @@ Result<BootInfo> LoadGuest(const GuestMemory& memory, const BootConfig& config) 
                       .format = kernel.format,
                       .initrd_start = initrd.has_value() ? initrd->start : 0,
                       .initrd_size = initrd.has_value() ? initrd->size : 0};
-  EMBERVM_TRY(boot::WriteCommandLine(memory, config.command_line));
+  EMBERVM_TRY(WriteCommandLine(memory, config.command_line));
   EMBERVM_TRY(WriteMpTable(memory, config.vcpus));
   EMBERVM_TRY(WriteBootTables(memory, info.protocol));
   if (pvh) {
     EMBERVM_TRY(WritePvhStartInfo(memory, initrd));
   } else {
-    EMBERVM_TRY(boot::WriteBootParams(memory, kernel, initrd));
+    EMBERVM_TRY(WriteBootParams(memory, kernel.setup_header, initrd));
   }
   return info;
 }

@@ -63,8 +63,7 @@ Result<> WriteCommandLine(const GuestMemory& memory, std::string_view command_li
     return std::unexpected(
         Error("ERR_COMMAND_LINE_TOO_LONG",
               "the kernel command line has " + std::to_string(command_line.size()) +
-                  " bytes, and the kernel takes " +
-                  std::to_string(layout::kCommandLineSize - 1) +
+                  " bytes, and the kernel takes " + std::to_string(layout::kCommandLineSize - 1) +
                   "; the part that the devices need is included")
             .With("length", static_cast<std::int64_t>(command_line.size()))
             .With("limit", static_cast<std::int64_t>(layout::kCommandLineSize - 1)));

@@ -58,9 +58,8 @@ Result<LoadedKernel> LoadBzImage(const GuestMemory& memory, const KernelFile& fi
         file.Invalid("has boot protocol " + Hex(version) + ", older than 0x20c (Linux 3.8)"));
   }
   if ((LoadLe<std::uint16_t>(head, kXloadflags) & kXlfKernel64) == 0) {
-    return std::unexpected(
-        file.Invalid("has no 64-bit entry (xloadflags " +
-                     Hex(LoadLe<std::uint16_t>(head, kXloadflags)) + ")"));
+    return std::unexpected(file.Invalid("has no 64-bit entry (xloadflags " +
+                                        Hex(LoadLe<std::uint16_t>(head, kXloadflags)) + ")"));
   }
   std::uint64_t setup_sectors = LoadLe<std::uint8_t>(head, kSetupSectors);
   if (setup_sectors == 0) setup_sectors = kDefaultSetupSectors;

@@ -24,8 +24,7 @@ constexpr std::uint32_t kXenPhys32Entry = 18;
 
 Result<Elf64_Ehdr> ReadHeader(const KernelFile& file) {
   Elf64_Ehdr header{};
-  EMBERVM_TRY(
-      file.ReadAt(0, std::as_writable_bytes(std::span<Elf64_Ehdr, 1>(&header, 1))));
+  EMBERVM_TRY(file.ReadAt(0, std::as_writable_bytes(std::span<Elf64_Ehdr, 1>(&header, 1))));
   if (header.e_ident[EI_CLASS] != ELFCLASS64) {
     return std::unexpected(file.Invalid("is not a 64-bit ELF (class " +
                                         std::to_string(header.e_ident[EI_CLASS]) + ")"));
@@ -36,17 +35,15 @@ Result<Elf64_Ehdr> ReadHeader(const KernelFile& file) {
   }
   if (header.e_machine != EM_X86_64) {
     return std::unexpected(file.Invalid("is for another machine (e_machine " +
-                                        std::to_string(header.e_machine) +
-                                        ", x86-64 is 62)"));
+                                        std::to_string(header.e_machine) + ", x86-64 is 62)"));
   }
   if (header.e_type != ET_EXEC && header.e_type != ET_DYN) {
-    return std::unexpected(file.Invalid("is not an executable (e_type " +
-                                        std::to_string(header.e_type) + ")"));
+    return std::unexpected(
+        file.Invalid("is not an executable (e_type " + std::to_string(header.e_type) + ")"));
   }
   if (header.e_phentsize != sizeof(Elf64_Phdr)) {
-    return std::unexpected(file.Invalid("has program headers of " +
-                                        std::to_string(header.e_phentsize) +
-                                        " bytes instead of 56"));
+    return std::unexpected(file.Invalid(
+        "has program headers of " + std::to_string(header.e_phentsize) + " bytes instead of 56"));
   }
   if (header.e_phnum == 0 || header.e_phnum > kMaxProgramHeaders) {
     return std::unexpected(file.Invalid("has " + std::to_string(header.e_phnum) +
@@ -61,9 +58,8 @@ Result<std::vector<Elf64_Phdr>> ReadProgramHeaders(const KernelFile& file,
   std::vector<Elf64_Phdr> segments(header.e_phnum);
   const auto bytes = std::as_writable_bytes(std::span(segments));
   if (!RangeFits(header.e_phoff, std::uint64_t{bytes.size()}, file.size())) {
-    return std::unexpected(file.Invalid("is truncated: program headers at " +
-                                        Hex(header.e_phoff) + " of a file of " +
-                                        Hex(file.size()) + " bytes"));
+    return std::unexpected(file.Invalid("is truncated: program headers at " + Hex(header.e_phoff) +
+                                        " of a file of " + Hex(file.size()) + " bytes"));
   }
   EMBERVM_TRY(file.ReadAt(header.e_phoff, bytes));
   return segments;
@@ -79,8 +75,8 @@ Result<GuestAddr> LoadSegment(const GuestMemory& memory, const KernelFile& file,
   }
   if (!RangeFits(segment.p_offset, segment.p_filesz, file.size())) {
     return std::unexpected(file.Invalid("is truncated: a segment of " + Hex(segment.p_filesz) +
-                                        " bytes at " + Hex(segment.p_offset) +
-                                        " of a file of " + Hex(file.size()) + " bytes"));
+                                        " bytes at " + Hex(segment.p_offset) + " of a file of " +
+                                        Hex(file.size()) + " bytes"));
   }
   EMBERVM_TRY_ASSIGN(const std::span<std::byte> target,
                      KernelRange(memory, file, segment.p_paddr, segment.p_memsz));
@@ -100,8 +96,8 @@ Result<std::optional<GuestAddr>> FindPvhEntry(const KernelFile& file, const Elf6
   constexpr std::uint64_t kNoteAlignment = 4;
   if (segment.p_filesz > kMaxNoteSize ||
       !RangeFits(segment.p_offset, segment.p_filesz, file.size())) {
-    return std::unexpected(file.Invalid("has notes of " + Hex(segment.p_filesz) +
-                                        " bytes at " + Hex(segment.p_offset)));
+    return std::unexpected(file.Invalid("has notes of " + Hex(segment.p_filesz) + " bytes at " +
+                                        Hex(segment.p_offset)));
   }
   std::vector<std::byte> notes(segment.p_filesz);
   EMBERVM_TRY(file.ReadAt(segment.p_offset, notes));
@@ -157,8 +153,8 @@ Result<LoadedKernel> LoadElf(const GuestMemory& memory, const KernelFile& file) 
   }
   // A vmlinux has its physical entry address here.
   if (!HasSegmentAt(segments, kernel.entry64)) {
-    return std::unexpected(file.Invalid("has its entry at " + Hex(kernel.entry64) +
-                                        ", outside every loaded segment"));
+    return std::unexpected(
+        file.Invalid("has its entry at " + Hex(kernel.entry64) + ", outside every loaded segment"));
   }
   if (kernel.pvh_entry && !HasSegmentAt(segments, *kernel.pvh_entry)) {
     return std::unexpected(file.Invalid("has its PVH entry at " + Hex(*kernel.pvh_entry) +

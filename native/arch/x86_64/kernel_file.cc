@@ -36,7 +36,7 @@ Result<KernelFile> KernelFile::Open(const std::string& path, std::string_view wh
   // NOLINTNEXTLINE(cppcoreguidelines-pro-type-vararg): open is variadic.
   UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
   if (!fd.valid()) return std::unexpected(OpenError(path, what, errno));
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd.get(), &status) != 0) return std::unexpected(OpenError(path, what, errno));
   KernelFile file(std::move(fd), static_cast<std::uint64_t>(status.st_size), path, what);
   if (!S_ISREG(status.st_mode)) return std::unexpected(file.Invalid("is not a regular file"));

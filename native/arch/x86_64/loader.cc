@@ -12,8 +12,7 @@ namespace embervm {
 Result<std::span<std::byte>> KernelRange(const GuestMemory& memory, const KernelFile& file,
                                          GuestAddr addr, std::uint64_t size) {
   if (addr < layout::kHighMemory) {
-    return std::unexpected(
-        file.Invalid("wants to be loaded at " + Hex(addr) + ", below 1 MiB"));
+    return std::unexpected(file.Invalid("wants to be loaded at " + Hex(addr) + ", below 1 MiB"));
   }
   const auto slice = memory.Slice(addr, size);
   if (!slice) {
@@ -31,9 +30,9 @@ Result<LoadedKernel> LoadKernel(const GuestMemory& memory, const std::string& pa
   EMBERVM_TRY(file.ReadAt(0, std::span(head).first(length)));
   if (IsElf(head)) return LoadElf(memory, file);
   if (IsBzImage(head)) return LoadBzImage(memory, file);
-  return std::unexpected(
-      file.Invalid("is neither an ELF vmlinux nor a bzImage (" + std::to_string(file.size()) +
-                   " bytes); give the path of an uncompressed vmlinux"));
+  return std::unexpected(file.Invalid("is neither an ELF vmlinux nor a bzImage (" +
+                                      std::to_string(file.size()) +
+                                      " bytes); give the path of an uncompressed vmlinux"));
 }
 
 Result<LoadedInitrd> LoadInitrd(const GuestMemory& memory, const std::string& path,
@@ -43,14 +42,14 @@ Result<LoadedInitrd> LoadInitrd(const GuestMemory& memory, const std::string& pa
   const std::uint64_t low_ram = memory.regions().front().size;
   const GuestAddr floor = std::max(kernel_end, layout::kHighMemory);
   if (floor >= low_ram || file.size() > low_ram - floor) {
-    return std::unexpected(
-        file.TooLarge("has " + Hex(file.size()) + " bytes, which do not fit between the kernel's end at " +
-                      Hex(kernel_end) + " and the end of low memory at " + Hex(low_ram)));
+    return std::unexpected(file.TooLarge(
+        "has " + Hex(file.size()) + " bytes, which do not fit between the kernel's end at " +
+        Hex(kernel_end) + " and the end of low memory at " + Hex(low_ram)));
   }
   const GuestAddr start = (low_ram - file.size()) & ~(layout::kPageSize - 1);
   if (start < floor) {
-    return std::unexpected(file.TooLarge("does not fit page aligned above the kernel's end at " +
-                                         Hex(kernel_end)));
+    return std::unexpected(
+        file.TooLarge("does not fit page aligned above the kernel's end at " + Hex(kernel_end)));
   }
   const auto slice = memory.Slice(start, file.size());
   if (!slice) return std::unexpected(file.TooLarge("does not fit at " + Hex(start)));

@@ -13,9 +13,11 @@ std::vector<MemoryRange> MemoryMap(const GuestMemory& memory) {
                     .size = layout::kHighMemory - layout::kMpTable,
                     .type = MemoryType::kReserved});
   const std::uint64_t low_ram = memory.regions().front().size;
-  ranges.push_back({.start = layout::kHighMemory,
-                    .size = low_ram - layout::kHighMemory,
-                    .type = MemoryType::kRam});
+  if (low_ram > layout::kHighMemory) {
+    ranges.push_back({.start = layout::kHighMemory,
+                      .size = low_ram - layout::kHighMemory,
+                      .type = MemoryType::kRam});
+  }
   for (const GuestMemory::Region& region : std::span(memory.regions()).subspan(1)) {
     ranges.push_back({.start = region.base, .size = region.size, .type = MemoryType::kRam});
   }

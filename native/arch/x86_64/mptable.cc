@@ -142,14 +142,14 @@ class Table {
 Table Entries(std::uint32_t cpus) {
   Table table;
   for (std::uint32_t cpu = 0; cpu < cpus; ++cpu) {
-    table.Add(Processor{.type = EntryType::kProcessor,
-                        .apic_id = static_cast<std::uint8_t>(cpu),
-                        .apic_version = kApicVersion,
-                        .flags = static_cast<std::uint8_t>(kCpuEnabled |
-                                                           (cpu == 0 ? kCpuBoot : 0U)),
-                        .signature = kCpuSignature,
-                        .features = kCpuFeatures,
-                        .reserved = {}});
+    table.Add(
+        Processor{.type = EntryType::kProcessor,
+                  .apic_id = static_cast<std::uint8_t>(cpu),
+                  .apic_version = kApicVersion,
+                  .flags = static_cast<std::uint8_t>(kCpuEnabled | (cpu == 0 ? kCpuBoot : 0U)),
+                  .signature = kCpuSignature,
+                  .features = kCpuFeatures,
+                  .reserved = {}});
   }
   table.Add(Bus{.type = EntryType::kBus, .id = kIsaBus, .name = {'I', 'S', 'A', ' ', ' ', ' '}});
   const auto io_apic_id = static_cast<std::uint8_t>(cpus);
@@ -189,9 +189,9 @@ Table Entries(std::uint32_t cpus) {
 
 Result<> WriteMpTable(const GuestMemory& memory, std::uint32_t cpus) {
   if (cpus == 0 || cpus > layout::kMaxVcpus) {
-    return std::unexpected(Error("ERR_INVALID_CONFIG",
-                                 "a machine has 1 to " + std::to_string(layout::kMaxVcpus) +
-                                     " vCPUs, not " + std::to_string(cpus))
+    return std::unexpected(Error("ERR_INVALID_CONFIG", "a machine has 1 to " +
+                                                           std::to_string(layout::kMaxVcpus) +
+                                                           " vCPUs, not " + std::to_string(cpus))
                                .With("vcpus", cpus));
   }
   Table table = Entries(cpus);
