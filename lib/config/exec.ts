@@ -85,7 +85,7 @@ const command = z.strictObject({
 });
 
 export function parseExecOptions(input: unknown): ResolvedExecOptions {
-  return parseConfig(execOptions, input ?? {}, 'invalid exec options');
+  return parseConfig(execOptions, input === undefined ? {} : input, 'invalid exec options');
 }
 
 /** Checks a command and returns its argv. */

@@ -91,7 +91,8 @@ const drive = z.strictObject({
   readOnly: z.boolean().default(false).describe('refuse writes'),
 });
 
-const machineConfig = (): z.ZodType<ResolvedMachineConfig> =>
+/** The schema; a function because a bound of it depends on the host. */
+export const machineConfigSchema = (): z.ZodType<ResolvedMachineConfig> =>
   z.strictObject({
     kernel: z
       .strictObject({
@@ -148,11 +149,11 @@ const portNumber = z
   .max(2 ** 32 - 2, 'the last port number means "any port"');
 
 export function parseMachineConfig(input: unknown): ResolvedMachineConfig {
-  return parseConfig(machineConfig(), input, 'invalid machine configuration');
+  return parseConfig(machineConfigSchema(), input, 'invalid machine configuration');
 }
 
 export function parseStopOptions(input: unknown): ResolvedStopOptions {
-  return parseConfig(stopOptions, input ?? {}, 'invalid stop options');
+  return parseConfig(stopOptions, input === undefined ? {} : input, 'invalid stop options');
 }
 
 export function parsePort(input: unknown): number {

@@ -79,7 +79,8 @@ export interface ResolvedSandboxOptions {
   signal?: AbortSignal | undefined;
 }
 
-const sandboxOptions = (): z.ZodType<ResolvedSandboxOptions> =>
+/** The schema; a function because a bound of it depends on the host. */
+export const sandboxOptionsSchema = (): z.ZodType<ResolvedSandboxOptions> =>
   z.strictObject({
     name: sandboxName.optional().describe('name; generated when absent'),
     cpus: vcpuCount.default(1).describe('virtual CPUs'),
@@ -141,5 +142,9 @@ const sandboxOptions = (): z.ZodType<ResolvedSandboxOptions> =>
   });
 
 export function parseSandboxOptions(input: unknown): ResolvedSandboxOptions {
-  return parseConfig(sandboxOptions(), input ?? {}, 'invalid sandbox options');
+  return parseConfig(
+    sandboxOptionsSchema(),
+    input === undefined ? {} : input,
+    'invalid sandbox options',
+  );
 }

@@ -1,0 +1,269 @@
+import { totalmem } from 'node:os';
+import { describe, expect, test } from 'vitest';
+import { z } from 'zod';
+import { checkCommandBytes, parseCommand, parseExecOptions } from '../../lib/config/exec.js';
+import { parseMachineConfig, parsePort, parseStopOptions } from '../../lib/config/machine.js';
+import { parseSandboxOptions } from '../../lib/config/sandbox.js';
+import { ConfigError } from '../../lib/errors.js';
+import { thrown } from '../helpers/rejection.js';
+
+const hostMib = Math.floor(totalmem() / 2 ** 20);
+const machine = { kernel: { path: '/k' }, vcpus: 1, memoryMib: 64 };
+
+describe('defaults', () => {
+  test('of a sandbox', () => {
+    expect(parseSandboxOptions(undefined)).toEqual({
+      cpus: 1,
+      memoryMib: 512,
+      env: {},
+      shell: '/bin/sh',
+      rootDiskMib: 4096,
+      kernel: { args: [] },
+      bootTimeoutMs: 120_000,
+    });
+  });
+
+  test('of a machine', () => {
+    expect(parseMachineConfig({ ...machine, vsock: {}, drives: [{ path: '/d' }] })).toEqual({
+      kernel: { path: '/k', args: [] },
+      vcpus: 1,
+      memoryMib: 64,
+      drives: [{ path: '/d', readOnly: false }],
+      vsock: { cid: 3 },
+      console: 'capture',
+      consoleBytes: 65_536,
+      rng: true,
+    });
+  });
+
+  test('of a command', () => {
+    expect(parseExecOptions(undefined)).toEqual({
+      env: {},
+      stdin: 'null',
+      encoding: 'utf8',
+      maxBuffer: 16 * 2 ** 20,
+    });
+  });
+
+  test('of a stop', () => {
+    expect(parseStopOptions(undefined)).toEqual({ timeoutMs: 10_000 });
+  });
+});
+
+/** Input, and what the message must say: the option, the value, the bound. */
+type Case = [input: unknown, ...says: string[]];
+
+function refuses(parse: (input: unknown) => unknown, cases: Case[]): void {
+  const named = cases.map(([input, ...says]) => ({ title: says.join(', '), input, says }));
+  test.each(named)('$title', ({ input, says }) => {
+    const error = thrown(() => parse(input));
+    expect(error).toBeInstanceOf(ConfigError);
+    expect(error.code).toBe('ERR_INVALID_CONFIG');
+    for (const text of says) expect(error.message).toContain(text);
+  });
+}
+
+describe('sandbox options that are wrong', () => {
+  refuses(parseSandboxOptions, [
+    [{ cpu: 1 }, 'unknown option "cpu"'],
+    [{ kernel: { pth: '/k' } }, 'unknown option "kernel.pth"'],
+    [{ cpus: 0 }, 'cpus is 0', 'at least 1'],
+    [{ cpus: 255 }, 'cpus is 255', 'at most 254'],
+    [{ cpus: 1.5 }, 'cpus must be an integer, not 1.5'],
+    [{ memoryMib: 0 }, 'memoryMib is 0', 'at least 32', 'do not fit'],
+    [{ memoryMib: 31 }, 'memoryMib is 31', 'at least 32'],
+    [{ memoryMib: 100.5 }, 'memoryMib must be an integer, not 100.5'],
+    [{ memoryMib: hostMib + 1 }, `memoryMib is ${hostMib + 1}`, `at most ${hostMib}`],
+    [{ memoryMib: '512' }, 'memoryMib must be a number, not "512"'],
+    [{ memoryMib: Number.NaN }, 'memoryMib must be a number, not NaN'],
+    [{ name: '' }, 'name is ""', 'must not be empty'],
+    [{ name: '-a' }, 'name is "-a"', 'starts with a letter or digit'],
+    [{ name: 'a/b' }, 'name is "a/b"', 'contains only'],
+    [{ name: '..' }, 'name is ".."'],
+    [{ name: 'a\n' }, 'contains only'],
+    [{ name: 'a'.repeat(129) }, 'at most 128 bytes'],
+    [{ hostname: 'h'.repeat(65) }, 'hostname', 'at most 64 bytes'],
+    [{ hostname: '' }, 'hostname is ""', 'must not be empty'],
+    [{ env: { 'A=B': 'x' } }, 'env.A=B', 'must not be empty or contain "="'],
+    [{ env: { A: 1 } }, 'env.A must be a string, not a number'],
+    [{ env: { A: 'x\0' } }, 'env.A is a string', 'NUL'],
+    [{ workdir: 'tmp' }, 'workdir is "tmp"', 'absolute'],
+    [{ shell: 'sh' }, 'shell is "sh"', 'absolute'],
+    [{ user: '' }, 'user is ""'],
+    [{ rootDiskMib: 63 }, 'rootDiskMib is 63', 'at least 64'],
+    [{ rootDiskMib: 262_145 }, 'rootDiskMib is 262145', 'at most 262144'],
+    [{ kernel: { path: '' } }, 'kernel.path is ""'],
+    [{ kernel: { args: ['a\nb'] } }, 'kernel.args[0]', 'control characters'],
+    [{ bootTimeoutMs: 0 }, 'bootTimeoutMs is 0', 'at least 1'],
+    [{ bootTimeoutMs: 2 ** 31 }, 'bootTimeoutMs is 2147483648', 'at most 2147483647'],
+    [{ onProgress: 1 }, 'onProgress is 1', 'function'],
+    [{ signal: {} }, 'signal is an object', 'AbortSignal'],
+    [null, 'the options must be an object'],
+    ['x', 'the options must be an object, not "x"'],
+  ]);
+
+  test('all of them are named at once', () => {
+    const error = thrown(() => parseSandboxOptions({ cpus: 0, memoryMib: 1, foo: 1 }));
+    for (const text of ['cpus', 'memoryMib', '"foo"']) expect(error.message).toContain(text);
+    expect(error.context.option).toBe('cpus');
+  });
+
+  test('the values of the environment are not shown', () => {
+    const error = thrown(() => parseSandboxOptions({ env: { KEY: 'hush\0hush' } }));
+    expect(error.message).not.toContain('hush');
+  });
+
+  test('a long value is cut', () => {
+    const error = thrown(() => parseSandboxOptions({ shell: 'x'.repeat(10_000) }));
+    expect(error.message.length).toBeLessThan(300);
+  });
+});
+
+describe('names that are right', () => {
+  test.each(['a', '0', 'A.b_c-d', 'a'.repeat(128)])('%s', (name) => {
+    expect(parseSandboxOptions({ name }).name).toBe(name);
+  });
+});
+
+describe('what is not built yet', () => {
+  test.each([
+    ['image', 'python:3.12'],
+    ['snapshot', 's'],
+    ['maxCpus', 4],
+    ['maxMemoryMib', 4096],
+    ['labels', {}],
+    ['entrypoint', []],
+    ['init', 'auto'],
+    ['scripts', {}],
+    ['patches', []],
+    ['mounts', {}],
+    ['maxDurationMs', 1],
+    ['idleTimeoutMs', 1],
+    ['logLevel', 'info'],
+    ['quietLogs', true],
+    ['pullPolicy', 'never'],
+    ['registryAuth', { username: 'u', password: 'p' }],
+    ['detached', true],
+    ['ephemeral', false],
+    ['replace', true],
+    ['securityProfile', 'restricted'],
+    ['network', { mode: 'nat' }],
+    ['warmStart', 'always'],
+  ])('the sandbox option %s is refused by name', (option, value) => {
+    const error = thrown(() => parseSandboxOptions({ [option]: value }));
+    expect(error.code).toBe('ERR_UNSUPPORTED');
+    expect(error.message).toContain(`"${option}"`);
+    expect(error.context.option).toBe(option);
+  });
+
+  test.each([
+    { detached: false, ephemeral: true, replace: false },
+    { network: 'none', warmStart: 'auto', securityProfile: 'default' },
+    { warmStart: 'off', image: undefined },
+  ])('%j is what this version does', (options) => {
+    expect(() => parseSandboxOptions(options)).not.toThrow();
+  });
+
+  test.each(['maxVcpus', 'memory', 'sharedDirs', 'nics', 'balloon', 'hotplugSlots'])(
+    'the machine option %s is refused by name',
+    (option) => {
+      const error = thrown(() => parseMachineConfig({ ...machine, [option]: {} }));
+      expect(error.code).toBe('ERR_UNSUPPORTED');
+      expect(error.message).toContain(`"${option}"`);
+    },
+  );
+
+  test.each([
+    [{ vsock: { socketPath: '/s' } }, 'vsock.socketPath'],
+    [{ console: { path: '/c' } }, 'console'],
+  ])('the machine option %j is refused by name', (options, option) => {
+    const error = thrown(() => parseMachineConfig({ ...machine, ...options }));
+    expect(error.code).toBe('ERR_UNSUPPORTED');
+    expect(error.context.option).toBe(option);
+  });
+
+  test.each([
+    ['tty', true],
+    ['tty', { rows: 1, cols: 1 }],
+    ['rlimits', { nofile: 1 }],
+  ])('the exec option %s = %j is refused by name', (option, value) => {
+    const error = thrown(() => parseExecOptions({ [option]: value }));
+    expect(error.code).toBe('ERR_UNSUPPORTED');
+    expect(error.message).toContain(`"${option}"`);
+  });
+});
+
+describe('machine configurations that are wrong', () => {
+  refuses(parseMachineConfig, [
+    [{}, 'kernel must be an object', 'vcpus must be a number', 'memoryMib must be a number'],
+    [{ ...machine, kernel: {} }, 'kernel.path must be a string, not undefined'],
+    [{ ...machine, kernel: { path: 'a\0b' } }, 'kernel.path', 'NUL'],
+    [{ ...machine, vcpus: 0 }, 'vcpus is 0', 'at least 1'],
+    [{ ...machine, vcpus: 1000 }, 'vcpus is 1000', 'at most 254'],
+    [{ ...machine, memoryMib: -1 }, 'memoryMib is -1', 'at least 32'],
+    [{ ...machine, drives: [{ path: '/d', id: 'i'.repeat(21) }] }, 'drives[0].id', '20 bytes'],
+    [{ ...machine, drives: [{}] }, 'drives[0].path'],
+    [{ ...machine, drives: Array(27).fill({ path: '/d' }) }, 'drives', 'at most 26 entries'],
+    [{ ...machine, vsock: { cid: 2 } }, 'vsock.cid is 2', 'at least 3'],
+    [{ ...machine, vsock: { cid: 2 ** 32 - 1 } }, 'vsock.cid', 'at most 4294967294'],
+    [{ ...machine, consoleBytes: 1 }, 'consoleBytes is 1', 'at least 4096'],
+    [{ ...machine, rng: 'yes' }, 'rng must be a boolean'],
+    [{ ...machine, cpus: 1 }, 'unknown option "cpus"'],
+  ]);
+});
+
+describe('exec options that are wrong', () => {
+  refuses(parseExecOptions, [
+    [{ cwd: 'tmp' }, 'cwd is "tmp"', 'absolute'],
+    [{ cwd: `/${'x'.repeat(4096)}` }, 'cwd', '4095'],
+    [{ timeoutMs: 0 }, 'timeoutMs is 0', 'at least 1'],
+    [{ timeoutMs: 1.5 }, 'timeoutMs must be an integer'],
+    [{ encoding: 'latin1' }, 'encoding is "latin1"', '"utf8" or "buffer"'],
+    [{ maxBuffer: -1 }, 'maxBuffer is -1', 'at least 0'],
+    [{ stdin: 5 }, 'stdin is a number', 'async iterable'],
+    [{ timeout: 5 }, 'unknown option "timeout"'],
+  ]);
+
+  test.each(['text', new Uint8Array(1), (async function* () {})()])('stdin may be %o', (source) => {
+    expect(parseExecOptions({ stdin: source }).stdin).toEqual({ source });
+  });
+});
+
+describe('commands', () => {
+  test('become argv', () => {
+    expect(parseCommand('ls', ['-l', ''])).toEqual(['ls', '-l', '']);
+  });
+
+  test.each([
+    ['', [], 'file is ""'],
+    ['a\0', [], 'NUL'],
+    ['ls', ['a\0'], 'args[0]'],
+    ['ls', [1], 'args[0] must be a string, not 1'],
+    ['ls', 'x', 'args must be an array'],
+    [undefined, [], 'file must be a string'],
+  ])('%j %j is refused', (file, args, says) => {
+    expect(thrown(() => parseCommand(file, args)).message).toContain(says);
+  });
+
+  test('above the limit of execve are refused with size and limit', () => {
+    const error = thrown(() => checkCommandBytes(['x'.repeat(2 ** 21)]));
+    expect(error).toMatchObject({ code: 'ERR_INVALID_CONFIG', context: { limit: 2 ** 21 } });
+  });
+});
+
+test.each([-1, 2 ** 32 - 1, 1.5, '1'])('the vsock port %j is refused', (port) => {
+  expect(thrown(() => parsePort(port)).message).toContain('port');
+});
+
+test('every option has a description for tools that read the schema', async () => {
+  const { sandboxOptionsSchema } = await import('../../lib/config/sandbox.js');
+  const { machineConfigSchema } = await import('../../lib/config/machine.js');
+  for (const schema of [sandboxOptionsSchema(), machineConfigSchema()]) {
+    const json = z.toJSONSchema(schema, { unrepresentable: 'any', io: 'input' });
+    const properties = Object.entries(json.properties ?? {});
+    expect(properties.length).toBeGreaterThan(5);
+    for (const [name, property] of properties) {
+      expect(property, name).toHaveProperty('description');
+    }
+  }
+});
