@@ -8,7 +8,10 @@
         "<!@(node -p \"const s = require('./native/sources.json'); [...s.core, ...s.napi].join(' ')\")"
       ],
       "include_dirs": ["native"],
-      "defines": ["<!@(node -p \"require('./native/flags.json').addon.join(' ')\")"],
+      "defines": [
+        "<!@(node -p \"require('./native/flags.json').addon.join(' ')\")",
+        "EMBERVM_VERSION=\"<!(node -p \"require('./package.json').version\")\""
+      ],
       "cflags!": ["-O3"],
       "cflags_cc!": ["-O3", "-std=gnu++17", "-std=gnu++20", "-fno-rtti", "-fno-exceptions"],
       "cflags_cc": [

@@ -23,7 +23,7 @@ const phases = [
     'types-test': { command: tsc('tsconfig.test.json') },
   },
   {
-    // The addon and the native tests, by g++ with warnings as errors.
+    // The addon, by g++ with warnings as errors. The tests do that with clang.
     'native-build': {
       command: [
         node,
@@ -32,6 +32,7 @@ const phases = [
         '--out=build/cmake/addon',
         '--prefer-gnu',
         '--config=RelWithDebInfo',
+        '--target=embervm',
       ],
     },
   },

@@ -1,0 +1,43 @@
+// The guest that the figures are about: our kernel and agent, by the public `Machine`.
+import { fileURLToPath } from 'node:url';
+import { Machine } from '../../dist/machine/index.js';
+import { guestCommandLine } from '../../dist/sandbox/command-line.js';
+
+const AGENT_PORT = 1024;
+const asset = (name) => fileURLToPath(new URL(`../../build/guest/${name}`, import.meta.url));
+
+/** A machine that is not started. */
+export function createGuest({ memoryMib }) {
+  return Machine.create({
+    kernel: {
+      path: asset('vmlinux'),
+      initrd: asset('initramfs.cpio'),
+      args: [...guestCommandLine],
+    },
+    vcpus: 1,
+    memoryMib,
+    vsock: {},
+  });
+}
+
+/** A machine whose agent has dialled in, and how many guest instructions were emulated until then. */
+export async function bootToAgent(options) {
+  const machine = await createGuest(options);
+  const ready = new Promise((resolve, reject) => {
+    machine.listenVsock(AGENT_PORT, (stream) => {
+      const { emulatedInstructions } = machine.stats().vcpus[0];
+      resolve({ machine, stream, instructions: emulatedInstructions });
+    });
+    machine.once('exit', ({ message }) => {
+      reject(new Error(`the guest ended before its agent was ready: ${message}`));
+    });
+  });
+  await machine.start();
+  try {
+    return await ready;
+  } catch (error) {
+    console.error(machine.consoleTail());
+    await machine.close();
+    throw error;
+  }
+}

@@ -1,0 +1,32 @@
+// npm run bench -- <suite> [--json]: runs one suite against dist/ and prints its figures, as a
+// table or as one JSON object.
+import { readdirSync } from 'node:fs';
+import { parseArgs } from 'node:util';
+import { probeHost } from '../dist/index.js';
+import { Failure, main } from '../scripts/lib/failure.mjs';
+import { checkKvm } from '../scripts/lib/host.mjs';
+import { printTable } from './lib/table.mjs';
+
+function listSuites() {
+  return readdirSync(new URL('suites', import.meta.url)).map((name) => name.replace('.mjs', ''));
+}
+
+await main(async () => {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: { json: { type: 'boolean', default: false } },
+  });
+  const [suite] = positionals;
+  if (suite === undefined || !listSuites().includes(suite)) {
+    throw new Failure(`usage: npm run bench -- <${listSuites().join(' | ')}> [--json]`);
+  }
+  const problem = checkKvm();
+  if (problem !== undefined) throw new Failure(problem);
+
+  const { measure } = await import(`./suites/${suite}.mjs`);
+  const note = (text) => console.error(`  ${text}`);
+  const metrics = await measure(note);
+  const result = { suite, host: { kvm: (await probeHost()).kvm }, metrics };
+  if (values.json) console.log(JSON.stringify(result));
+  else printTable(result);
+});
