@@ -159,6 +159,7 @@ export class ExecChannel {
         ...(start.user === undefined ? {} : { user: start.user }),
       };
       await stream.send(request({ case: 'start', value }));
+      if (!stdin) await stream.closeSend();
       return new ExecChannel(client, stream);
     } catch (error) {
       client.close();
