@@ -7,6 +7,7 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -55,8 +56,8 @@ static int device_size(const char* device, uint64_t* size, struct text* reason) 
     return error;
   }
   int error = 0;
-  // musl's ioctl takes an int; the kernel looks at the low 32 bits alone.
-  if (ioctl(fd, (int)BLKGETSIZE64, size) < 0) {
+  // The raw call: musl's ioctl takes an int, which this number overflows.
+  if (syscall(SYS_ioctl, fd, BLKGETSIZE64, size) < 0) {
     error = errno;
     text_failure(reason, "ioctl BLKGETSIZE64", device, error);
   }

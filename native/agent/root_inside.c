@@ -56,7 +56,12 @@ static bool is_empty_directory(const char* path) {
 static int mount_run(struct text* reason) {
   static const struct mount_request run = {"run", "/run", "tmpfs", "mode=755",
                                            MS_NOSUID | MS_NODEV};
-  return is_empty_directory(run.target) ? mount_at(&run, reason) : 0;
+  if (!is_empty_directory(run.target)) {
+    return 0;
+  }
+  const int error = mount_at(&run, reason);
+  // A link to nowhere is what the image wants its programs to find.
+  return error == ENOENT ? 0 : error;
 }
 
 static int mount_inside(struct text* reason) {
