@@ -26,7 +26,7 @@ await main(async () => {
   const { measure } = await import(`./suites/${suite}.mjs`);
   const note = (text) => console.error(`  ${text}`);
   const metrics = await measure(note);
-  const result = { suite, host: { kvm: (await probeHost()).kvm }, metrics };
+  const result = { suite, host: { kvm: probeHost().kvm }, metrics };
   if (values.json) console.log(JSON.stringify(result));
   else printTable(result);
 });
