@@ -114,8 +114,12 @@ TEST_CASE("a background child that holds stdout does not delay the exit") {
 
 TEST_CASE("output that comes within the grace is not lost") {
   AgentProcess agent;
-  const ExecOutcome outcome = RunExec(agent, Shell("(sleep 0.01; echo late) & echo early"));
-  CHECK(outcome.out == "early\nlate\n");
+  // On a busy machine the child may come too late; it must not always.
+  ExecOutcome outcome;
+  for (int i = 0; i < 20 && (i == 0 || outcome.held); i++) {
+    outcome = RunExec(agent, Shell("(sleep 0.01; echo late) & echo early"));
+    CHECK((outcome.held || outcome.out == "early\nlate\n"));
+  }
   CHECK(!outcome.held);
 }
 
@@ -283,11 +287,12 @@ TEST_CASE("environment, directory and user") {
 
 TEST_CASE("a process leads its session and inherits three descriptors and no mask") {
   AgentProcess agent;
-  const ExecOutcome outcome = RunExec(agent, Shell("echo $$; cut -d' ' -f5,6 /proc/$$/stat; "
-                                                   "grep -E 'Sig(Blk|Ign)' /proc/$$/status"));
+  const ExecOutcome outcome =
+      RunExec(agent, {.args = {"cut", "-d ", "-f1,5,6", "/proc/self/stat"}});
   const std::string pid = std::to_string(outcome.pid);
-  CHECK(outcome.out == pid + "\n" + pid + " " + pid + "\nSigBlk:\t0000000000000000\n" +
-                           "SigIgn:\t0000000000000000\n");
+  CHECK(outcome.out == pid + " " + pid + " " + pid + "\n");
+  CHECK(RunExec(agent, {.args = {"grep", "-E", "Sig(Blk|Ign)", "/proc/self/status"}}).out ==
+        "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
   // 3 is the directory that ls reads.
   CHECK(RunExec(agent, {.args = {"ls", "/proc/self/fd"}}).out == "0\n1\n2\n3\n");
   const ExecSpec with_input{.args = {"ls", "/proc/self/fd"}, .input = "x"};
