@@ -200,7 +200,7 @@ TEST_CASE("what cannot be started fails with kind and errno") {
   const std::string script = directory.Write("script", "echo no header\n", 0755);
   const std::string dangling = directory.Write("dangling", "#!/no/such/interpreter\n", 0755);
   struct Case {
-    const char* what;
+    std::string what;
     ExecSpec spec;
     int kind;
     int error;
@@ -451,7 +451,7 @@ TEST_CASE("a deadline ends the call and the process group") {
 TEST_CASE("a stream that breaks the rules fails, and its process is killed") {
   AgentProcess agent;
   struct Case {
-    const char* what;
+    std::string what;
     Frame frame;
   };
   const Case cases[] = {

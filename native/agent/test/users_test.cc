@@ -90,8 +90,8 @@ TEST_CASE("users and groups by name and number") {
   CHECK(std::string(image.Resolve("last").who->home) == "/");
   CHECK(image.Resolve("3:4", false).who->gid == 4);
 
-  for (const char* wanted : {"bad", "nobody", "-1", "4294967295", "99999999999", "app:none",
-                             "app:", "broken line", " app"}) {
+  for (const std::string wanted : {"bad", "nobody", "-1", "4294967295", "99999999999", "app:none",
+                                   "app:", "broken line", " app"}) {
     CAPTURE(wanted);
     const Resolved resolved = image.Resolve(wanted);
     CHECK(!resolved.found);
