@@ -17,6 +17,8 @@ import type {
 import { abortable, waitFor } from './wait.js';
 
 const DEFAULT_TAIL_BYTES = 4096;
+/** How much console output outlives the machine. */
+const MAX_TAIL_BYTES = 64 * 1024;
 
 type ConfigModule = typeof import('../config/machine.js');
 
@@ -37,6 +39,8 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
   #state: MachineState = 'created';
   #powerOff: PowerOffRequest | undefined;
   #closing: Promise<void> | undefined;
+  /** Console output of a machine that is closed. */
+  #finalTail: Uint8Array | undefined;
 
   private constructor(native: NativeMachine, config: ConfigModule) {
     super();
@@ -202,9 +206,10 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
     return callSync(() => this.#native.stats());
   }
 
-  /** The last console output, at most `maxBytes`. */
+  /** The last console output, at most `maxBytes`; also when the machine is closed. */
   consoleTail(maxBytes: number = DEFAULT_TAIL_BYTES): string {
-    return Buffer.from(this.#native.consoleTail(maxBytes)).toString('utf8');
+    const tail = this.#finalTail ?? this.#native.consoleTail(maxBytes);
+    return Buffer.from(tail.subarray(Math.max(0, tail.length - maxBytes))).toString('utf8');
   }
 
   /** Keeps the process alive while the machine runs (the default). */
@@ -220,6 +225,7 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
   }
 
   async #close(): Promise<void> {
+    this.#finalTail = this.#native.consoleTail(MAX_TAIL_BYTES);
     await call(() => this.#native.close());
     this.#listeners.clear();
     this.#end({ reason: 'killed', message: 'the machine was closed', context: {} });

@@ -43,7 +43,7 @@ export class SandboxCore implements ExecHost {
   readonly #agent: AgentClient;
   readonly #directory: SandboxDir;
   readonly #ended: Promise<StopResult>;
-  readonly #running = new Set<object>();
+  readonly #running = new Set<bigint>();
   readonly #startedAt = performance.now();
   #status: SandboxStatus = 'running';
   #request: EndRequest;
@@ -107,10 +107,13 @@ export class SandboxCore implements ExecHost {
   async open(start: ExecStart, signal: AbortSignal): Promise<ExecChannel> {
     this.#requireRunning();
     const connection = await this.#machine.connectVsock(AGENT_PORT, { signal });
-    connection.once('close', () => this.#running.delete(connection));
-    this.#running.add(connection);
+    this.#running.add(start.execId);
     if (signal.aborted) connection.destroy();
     return ExecChannel.start(connection, start);
+  }
+
+  closed(execId: bigint): void {
+    this.#running.delete(execId);
   }
 
   async signal(execId: bigint, signal: number): Promise<void> {

@@ -23,6 +23,8 @@ export interface ExecHost {
   /** Connects and asks for the process; how that went is the first event. */
   open(start: ExecStart, signal: AbortSignal): Promise<ExecChannel>;
   signal(execId: bigint, signal: number): Promise<void>;
+  /** The command is over, however. */
+  closed(execId: bigint): void;
   /** The error to report for a connection that was lost. */
   explain(error: unknown): Promise<unknown>;
 }
@@ -184,6 +186,7 @@ export class CommandExecution<Out extends Output> implements Execution<Out> {
       clearTimeout(this.#grace);
       this.#ended.resolve();
       channel?.close();
+      this.#host.closed(this.#start.execId);
       this.stdin?.destroy();
       this.#sinks.stdout.close(exit !== undefined && this.#limit === undefined);
       this.#sinks.stderr.close(exit !== undefined && this.#limit === undefined);

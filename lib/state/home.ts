@@ -1,7 +1,7 @@
 /** Where embervm keeps what must be on disk. */
-import { mkdir } from 'node:fs/promises';
+import { mkdir, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { HostError } from '../errors.js';
 
 const OWNER_ONLY = 0o700;
@@ -18,11 +18,32 @@ export function homeDirectory(): string {
 export async function sandboxesDirectory(): Promise<string> {
   const path = join(homeDirectory(), 'sandboxes');
   try {
-    await mkdir(path, { recursive: true, mode: OWNER_ONLY });
+    await ensureDirectory(path);
   } catch (cause) {
     throw stateError('make', path, cause);
   }
   return path;
+}
+
+/** Not `recursive` of mkdir, which never returns where a file system refuses with ENOENT. */
+async function ensureDirectory(path: string): Promise<void> {
+  const parent = dirname(path);
+  if (await makeDirectory(path, parent !== path)) return;
+  await ensureDirectory(parent);
+  await makeDirectory(path, false);
+}
+
+/** False when the parent is missing, and that is no error yet. */
+async function makeDirectory(path: string, mayLackParent: boolean): Promise<boolean> {
+  try {
+    await mkdir(path, { mode: OWNER_ONLY });
+    return true;
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT' && mayLackParent) return false;
+    if (code === 'EEXIST' && (await stat(path)).isDirectory()) return true;
+    throw error;
+  }
 }
 
 /** `ERR_STATE_DIR` for a failed operation on the state directory. */

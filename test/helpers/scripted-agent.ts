@@ -111,6 +111,10 @@ export class ScriptedHost implements ExecHost {
     this.#agents.get(execId)?.deliver(signal);
   }
 
+  closed(execId: bigint): void {
+    this.#agents.delete(execId);
+  }
+
   async explain(error: unknown): Promise<unknown> {
     return error;
   }

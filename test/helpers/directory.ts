@@ -1,0 +1,17 @@
+/** A directory of the test's own, removed afterwards. */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach } from 'vitest';
+
+export function useDirectory(): () => Promise<string> {
+  const made: string[] = [];
+  afterEach(async () => {
+    for (const path of made.splice(0)) await rm(path, { recursive: true, force: true });
+  });
+  return async () => {
+    const path = await mkdtemp(join(tmpdir(), 'embervm-test-'));
+    made.push(path);
+    return path;
+  };
+}
