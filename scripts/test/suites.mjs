@@ -46,20 +46,27 @@ async function buildPreset(preset) {
 }
 
 const DOCTEST = /test cases:\s*\d+ \|\s*(?<passed>\d+) passed \|\s*(?<failed>\d+) failed/g;
-const PLAIN = /^(?<passed>\d+) passed, (?<failed>\d+) failed/gm;
+const PLAIN = /^(?:\w+: )?(?<passed>\d+) passed, (?<failed>\d+) failed/gm;
 
 async function native(preset, env) {
   const folder = await buildPreset(preset);
   return count(await show([join(folder, 'native_tests')], env), DOCTEST);
 }
 
-/** One libFuzzer target, from its committed corpus, into a scratch folder. */
-async function fuzzOne(program) {
+/** One libFuzzer target counts as one test. */
+async function fuzzWith(name, command) {
+  const { code } = await show(command);
+  console.log(`${name}: ${code === 0 ? 'no finding' : 'FAILED'} in ${FUZZ_SECONDS} s`);
+  return { passed: code === 0 ? 1 : 0, failed: code === 0 ? 0 : 1 };
+}
+
+/** From the committed corpus, into a scratch folder. */
+function fuzzTarget(program) {
   const name = basename(program);
   const scratch = join(root, 'build/fuzz', name);
   mkdirSync(scratch, { recursive: true });
   const corpus = join(root, 'native/fuzz/corpus', name);
-  const { code } = await show([
+  return fuzzWith(name, [
     program,
     `-max_total_time=${FUZZ_SECONDS}`,
     '-timeout=10',
@@ -70,20 +77,16 @@ async function fuzzOne(program) {
     scratch,
     ...(existsSync(corpus) ? [corpus] : []),
   ]);
-  console.log(`${name}: ${code === 0 ? 'no finding' : 'FAILED'} in ${FUZZ_SECONDS} s`);
-  return { passed: code === 0 ? 1 : 0, failed: code === 0 ? 0 : 1 };
 }
 
 async function fuzz() {
   const folder = await buildPreset('asan-ubsan');
-  const total = { passed: 0, failed: 0 };
-  for (const name of readdirSync(folder).filter((entry) => entry.endsWith('_fuzz'))) {
-    const { passed, failed } = await fuzzOne(join(folder, name));
-    total.passed += passed;
-    total.failed += failed;
-  }
-  if (total.passed + total.failed === 0) throw new Error('there is no *_fuzz program');
-  return total;
+  const programs = readdirSync(folder).filter((name) => name.endsWith('_fuzz'));
+  const agent = [join(root, 'native/agent/fuzz/run'), String(FUZZ_SECONDS)];
+  const results = [await fuzzWith('agent', agent)];
+  for (const name of programs) results.push(await fuzzTarget(join(folder, name)));
+  const sum = (key) => results.reduce((total, result) => total + result[key], 0);
+  return { passed: sum('passed'), failed: sum('failed') };
 }
 
 /** vitest's own record; a file that did not load has no test in it and counts as one failure. */
