@@ -23,7 +23,7 @@ if (missing !== undefined) console.warn(`skipped: ${missing}`);
 export const describeGuest: typeof describe.skip = describe.skipIf(missing !== undefined);
 
 /** Emulated hosts that are busy with something else boot slowly. */
-const BOOT_TIMEOUT_MS = 170_000;
+export const BOOT_TIMEOUT_MS = 600_000;
 
 /** The smallest sandbox that boots everywhere. */
 export function small(options: SandboxOptions = {}): SandboxOptions {

@@ -1,0 +1,378 @@
+import { createHash, randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { ExecError } from '../../lib/errors.js';
+import { type ExecEvent, type ExecResult, Sandbox } from '../../lib/index.js';
+import { AgentClient } from '../../lib/rpc/agent-client.js';
+import {
+  BOOT_TIMEOUT_MS,
+  compileForGuest,
+  describeGuest,
+  small,
+  useHome,
+} from '../helpers/guest.js';
+import { rejection, thrown } from '../helpers/rejection.js';
+
+const home = useHome();
+const NAME = 'exec-test';
+let sandbox: Sandbox;
+
+const sha256 = (data: Uint8Array | string): string =>
+  createHash('sha256').update(data).digest('hex');
+
+describeGuest('a sandbox', () => {
+  beforeAll(async () => {
+    sandbox = await Sandbox.create(
+      small({ name: NAME, env: { FROM_SANDBOX: 'yes', BOTH: 'sandbox' } }),
+    );
+  }, BOOT_TIMEOUT_MS);
+
+  afterAll(async () => {
+    await sandbox?.close();
+  });
+
+  test('tells its name, id, status and how it booted', () => {
+    expect(sandbox.name).toBe(NAME);
+    expect(sandbox.id).toMatch(/^[0-9a-f-]{36}$/);
+    expect(sandbox.status).toBe('running');
+    expect(sandbox.ownsLifecycle).toBe(true);
+    const report = sandbox.bootReport();
+    expect(report.stages.map(({ stage }) => stage)).toEqual([
+      'validate',
+      'assets',
+      'disk',
+      'machine',
+      'kernel',
+      'root',
+    ]);
+    const sum = report.stages.reduce((total, { durationMs }) => total + durationMs, 0);
+    expect(Math.abs(sum - report.totalMs)).toBeLessThan(50);
+    expect(report.machineSetupMs).toBeGreaterThan(0);
+    expect(report.guest.kernelRelease).toMatch(/^6\./);
+    expect(report.guest.agentDialledMs).toBeGreaterThanOrEqual(report.guest.agentStartedMs);
+    expect(existsSync(join(home, 'sandboxes', NAME, 'upper.ext4'))).toBe(true);
+  });
+
+  test('has its name taken', async () => {
+    const error = await rejection(Sandbox.create(small({ name: NAME })));
+    expect(error.code).toBe('ERR_SANDBOX_EXISTS');
+  });
+
+  test('runs a program in the kernel of the guest', async () => {
+    const result = await sandbox.exec('uname', ['-srn']);
+    expect(result).toMatchObject({ exitCode: 0, signal: null, success: true, stderr: '' });
+    expect(result.stdout).toBe(`Linux ${NAME} ${sandbox.bootReport().guest.kernelRelease}\n`);
+    expect(result.durationMs).toBeGreaterThan(0);
+  });
+
+  test('passes arguments as they are', async () => {
+    const args = ['a b', '$HOME', '"', "'", '', '*', 'ü\n'];
+    const { stdout } = await sandbox.exec('printf', ['[%s]', ...args]);
+    expect(stdout).toBe(args.map((arg) => `[${arg}]`).join(''));
+  });
+
+  test('separates stdout from stderr', async () => {
+    const result = await sandbox.shell('echo out; echo err >&2');
+    expect(result).toMatchObject({ stdout: 'out\n', stderr: 'err\n' });
+  });
+
+  test('reports every exit code, and none as an error', async () => {
+    const codes = [0, 1, 2, 42, 125, 126, 127, 128, 255];
+    for (const code of codes) {
+      const result = await sandbox.exec('/bin/sh', ['-c', `exit ${code}`]);
+      expect(result).toMatchObject({ exitCode: code, signal: null, success: code === 0 });
+    }
+  });
+
+  test('reports the signal that ended a program', async () => {
+    const result = await sandbox.shell('kill -SEGV $$');
+    expect(result).toMatchObject({ exitCode: null, signal: 'SIGSEGV', success: false });
+  });
+
+  test('has environment, directory, user and host name', async () => {
+    const script = 'echo $FROM_SANDBOX $BOTH $FROM_EXEC; pwd; id -u; id -g; hostname; echo $HOME';
+    const options = { env: { FROM_EXEC: 'here', BOTH: 'exec' }, cwd: '/etc' };
+    expect((await sandbox.shell(script, options)).stdout).toBe(
+      `yes exec here\n/etc\n0\n0\n${NAME}\n/root\n`,
+    );
+    const { stdout } = await sandbox.shell('id -u; id -g; echo $HOME; pwd', { user: '1234:4321' });
+    expect(stdout.split('\n').slice(0, 2)).toEqual(['1234', '4321']);
+  });
+
+  test('has a writable root on its own disk', async () => {
+    const script = 'echo kept > /file && sync && cat /file && df -m / | tail -1';
+    const { stdout } = await sandbox.shell(script);
+    expect(stdout).toMatch(/^kept\noverlay\s+\d+/);
+    expect((await sandbox.shell('cat /file; rm /file')).stdout).toBe('kept\n');
+  });
+
+  test.each([
+    ['text', 'grüße\n'],
+    ['bytes', Buffer.from('grüße\n')],
+    [
+      'an async iterable',
+      (async function* () {
+        yield Buffer.from('grü');
+        yield Buffer.from('ße\n');
+      })(),
+    ],
+  ])('feeds %s to stdin', async (_, stdin) => {
+    expect((await sandbox.exec('cat', [], { stdin })).stdout).toBe('grüße\n');
+  });
+
+  test('gives /dev/null as stdin by default', async () => {
+    expect((await sandbox.shell('cat; echo done')).stdout).toBe('done\n');
+  });
+
+  test('talks through a pipe in both directions', async () => {
+    const execution = sandbox.shell('while read line; do echo "got $line"; done; echo end', {
+      stdin: 'pipe',
+    });
+    const { stdin, stdout } = execution;
+    stdout.setEncoding('utf8');
+    stdin?.write('one\n');
+    expect(await once(stdout, 'data')).toEqual(['got one\n']);
+    stdin?.write('two\n');
+    expect(await once(stdout, 'data')).toEqual(['got two\n']);
+    let rest = '';
+    stdout.on('data', (chunk) => {
+      rest += chunk;
+    });
+    stdin?.end();
+    expect((await execution).exitCode).toBe(0);
+    await expect.poll(() => rest).toBe('end\n');
+  });
+
+  test('does not mind a program that reads none of its input', async () => {
+    const result = await sandbox.exec('true', [], { stdin: Buffer.alloc(1_000_000) });
+    expect(result.exitCode).toBe(0);
+  });
+
+  test('keeps 64 KiB intact both ways, whatever the bytes', async () => {
+    const data = randomBytes(64 * 1024);
+    const result = await sandbox.exec('cat', [], { stdin: data, encoding: 'buffer' });
+    expect(result.stdout).toHaveLength(data.length);
+    expect(sha256(result.stdout)).toBe(sha256(data));
+  });
+
+  test('keeps 8 MiB of output intact', async () => {
+    // The guest hashes what it sends, so that both ends are checked.
+    const script =
+      'head -c 65536 /dev/urandom > /dev/shm/x; for i in 1 2 3 4 5 6 7; do cat /dev/shm/x /dev/shm/x > /dev/shm/y; mv /dev/shm/y /dev/shm/x; done; sha256sum < /dev/shm/x >&2; cat /dev/shm/x; rm /dev/shm/x';
+    const result = await sandbox.shell(script, { encoding: 'buffer' });
+    expect(result.exitCode).toBe(0);
+    expect(result.stdout).toHaveLength(8 * 2 ** 20);
+    expect(result.truncated).toBe(false);
+    expect(sha256(result.stdout)).toBe(Buffer.from(result.stderr).toString().split(' ')[0]);
+  });
+
+  test('cuts output at maxBuffer', async () => {
+    const result = await sandbox.exec('head', ['-c', '300000', '/dev/zero'], { maxBuffer: 1000 });
+    expect(result).toMatchObject({ truncated: true, exitCode: 0 });
+    expect(result.stdout).toHaveLength(1000);
+  });
+
+  test('stops a program whose output is not read', async () => {
+    const execution = sandbox.shell(
+      'while :; do head -c 65536 /dev/zero; echo x >> /dev/shm/n; done',
+    );
+    const reader = execution.stdout[Symbol.asyncIterator]();
+    await reader.next();
+    const count = async (): Promise<number> =>
+      (await sandbox.shell('wc -l < /dev/shm/n')).stdout.trim() as unknown as number;
+    let blocks = Number(await count());
+    for (let same = 0; same < 2; ) {
+      await sleep(300);
+      const now = Number(await count());
+      same = now === blocks ? same + 1 : 0;
+      blocks = now;
+    }
+    expect(blocks * 65_536).toBeLessThan(16 * 2 ** 20);
+    await execution[Symbol.asyncDispose]();
+  });
+
+  test('yields events in order', async () => {
+    const events: ExecEvent[] = [];
+    for await (const event of sandbox.shell('echo a; sleep 0.2; echo b >&2; exit 3')) {
+      events.push(event);
+    }
+    expect(events.map(({ type }) => type)).toEqual(['started', 'stdout', 'stderr', 'exited']);
+    expect(events[0]).toMatchObject({ pid: expect.any(Number) });
+    expect(events.at(-1)).toEqual({ type: 'exited', exitCode: 3, signal: null });
+  });
+
+  test('runs commands side by side, each with its own result', async () => {
+    const runs = Array.from({ length: 8 }, (_, index) =>
+      sandbox.shell(`echo ${index}; cat; exit ${index}`, { stdin: `in ${index}` }),
+    );
+    const results = await Promise.all(runs);
+    results.forEach((result, index) => {
+      expect(result).toMatchObject({ exitCode: index, stdout: `${index}\nin ${index}` });
+    });
+  });
+
+  test('ends when the program does, though a child holds its output', async () => {
+    const startedAt = performance.now();
+    const result = await sandbox.shell('echo before; sleep 300 & echo after');
+    expect(result).toMatchObject({ exitCode: 0, stdout: 'before\nafter\n' });
+    expect(performance.now() - startedAt).toBeLessThan(60_000);
+    await sandbox.exec('killall', ['sleep']);
+  });
+
+  test('kills the whole group at a time limit, and has what came until then', async () => {
+    const script = 'echo so far; sleep 301 & sleep 301; echo never';
+    const error = await rejection<ExecError<ExecResult>>(
+      sandbox.shell(script, { timeoutMs: 3000 }),
+    );
+    expect(error).toMatchObject({
+      code: 'ERR_EXEC_TIMEOUT',
+      result: { stdout: 'so far\n', timedOut: true, signal: 'SIGKILL' },
+    });
+    await expect
+      .poll(async () => (await sandbox.exec('pidof', ['sleep'])).stdout, { timeout: 30_000 })
+      .toBe('');
+  });
+
+  test('kills on abort', async () => {
+    const controller = new AbortController();
+    const execution = sandbox.exec('sleep', ['302'], { signal: controller.signal });
+    await execution.pid;
+    controller.abort();
+    const error = await rejection<ExecError>(execution);
+    expect(error.code).toBe('ERR_EXEC_ABORTED');
+    expect(error.cause).toMatchObject({ name: 'AbortError' });
+  });
+
+  test('sends signals that programs can handle', async () => {
+    const execution = sandbox.shell(
+      'trap "echo caught; exit 9" USR1; echo ready; while :; do sleep 0.1; done',
+      { timeoutMs: 60_000 },
+    );
+    const seen: string[] = [];
+    for await (const chunk of execution.stdout) {
+      seen.push(String(chunk));
+      if (seen.join('') === 'ready\n') await execution.kill('SIGUSR1');
+    }
+    expect(seen.join('')).toBe('ready\ncaught\n');
+    expect((await execution).exitCode).toBe(9);
+    await execution.kill();
+  });
+
+  test.each([
+    ['a program that is absent', 'no-such-program', [], {}, 'not_found', 'ENOENT'],
+    ['a path that is absent', '/no/such/program', [], {}, 'not_found', 'ENOENT'],
+    ['a file without the permission', '/etc/passwd', [], {}, 'permission_denied', 'EACCES'],
+    ['a directory', '/etc', [], {}, 'permission_denied', 'EACCES'],
+    ['a working directory that is absent', 'true', [], { cwd: '/no/such' }, 'bad_cwd', 'ENOENT'],
+    ['a user that is absent', 'true', [], { user: 'nobody-like-that' }, 'bad_user', undefined],
+  ] as const)('says why %s does not start', async (_, file, args, options, kind, errno) => {
+    const error = await rejection<ExecError>(sandbox.exec(file, args, options));
+    expect(error).toMatchObject({ code: 'ERR_EXEC_FAILED', kind });
+    if (errno !== undefined) expect(error.errno).toBe(errno);
+    expect(error.message).toContain(JSON.stringify(file));
+  });
+
+  test('says why a file of no known format does not start', async () => {
+    await sandbox.shell('printf "\\000\\001\\002" > /junk; chmod +x /junk');
+    const error = await rejection<ExecError>(sandbox.exec('/junk'));
+    expect(error).toMatchObject({ kind: 'not_executable', errno: 'ENOEXEC' });
+  });
+
+  test('refuses options at once', () => {
+    expect(thrown(() => sandbox.exec('')).code).toBe('ERR_INVALID_CONFIG');
+    expect(thrown(() => sandbox.exec('ls', [], { tty: true } as never)).code).toBe(
+      'ERR_UNSUPPORTED',
+    );
+  });
+
+  test('does not run after orphans: they are reaped', async () => {
+    await sandbox.shell('(sleep 0.1 &) ; (sleep 0.1 &)');
+    await sleep(1000);
+    const { stdout } = await sandbox.shell('cat /proc/[0-9]*/stat | grep " Z " | wc -l');
+    expect(stdout.trim()).toBe('0');
+  });
+
+  test('keeps the vector registers of its processes apart', async () => {
+    const program = compileForGuest('ymm', ['-mavx']);
+    await sandbox.shell('cat > /ymm && chmod +x /ymm', { stdin: program });
+    const runs = [11, 22, 33].map((seed) => sandbox.exec('/ymm', ['6', String(seed)]));
+    const results = await Promise.all(runs);
+    for (const result of results) {
+      expect(result).toMatchObject({ exitCode: 0, stderr: '' });
+      expect(result.stdout).toMatch(/^([2-9]|\d{2,}) rounds\n$|^no AVX\n$/);
+    }
+  });
+
+  test('connects to a port of the guest', async () => {
+    const control = await sandbox.connect(1024);
+    const agent = new AgentClient(control);
+    const { kernelRelease } = await agent.getInfo();
+    expect(kernelRelease).toBe(sandbox.bootReport().guest.kernelRelease);
+    agent.close();
+    const error = await rejection(sandbox.connect(4999));
+    expect(error.code).toBe('ERR_VSOCK_REFUSED');
+  });
+
+  test('carries raw streams both ways', async () => {
+    const program = compileForGuest('vsock');
+    await sandbox.shell('cat > /vsock && chmod +x /vsock', { stdin: program });
+
+    const server = sandbox.exec('/vsock', ['echo', '7000']);
+    await once(server.stdout, 'data');
+    const stream = await sandbox.connect(7000);
+    const data = randomBytes(300_000);
+    stream.end(data);
+    const echoed: Buffer[] = [];
+    for await (const chunk of stream) echoed.push(chunk as Buffer);
+    expect(sha256(Buffer.concat(echoed))).toBe(sha256(data));
+    expect((await server).exitCode).toBe(0);
+
+    const listener = await sandbox.listen(7001, (guest) => {
+      guest.once('data', (chunk) => guest.end(`host heard ${chunk}`));
+    });
+    const dial = await sandbox.exec('/vsock', ['dial', '7001'], { stdin: 'hello' });
+    expect(dial).toMatchObject({ exitCode: 0, stdout: 'host heard hello' });
+    await listener.close();
+    const refused = await sandbox.exec('/vsock', ['dial', '7001'], { stdin: 'hello' });
+    expect(refused.exitCode).toBe(1);
+  });
+
+  test('counts what it uses', async () => {
+    const metrics = await sandbox.metrics();
+    expect(metrics.cpu).toMatchObject({ cpus: 1, timeMs: expect.any(Number) });
+    expect(metrics.memory.limitBytes).toBe(128 * 2 ** 20);
+    expect(metrics.memory.residentBytes).toBeGreaterThan(8 * 2 ** 20);
+    expect(metrics.disk.readBytes).toBeGreaterThan(0);
+    expect(metrics.vsock.receivedBytes).toBeGreaterThan(8 * 2 ** 20);
+    expect(metrics.uptimeMs).toBeGreaterThan(0);
+    expect(metrics.processes.running).toBe(0);
+  });
+
+  test('stops gracefully, and leaves nothing', async () => {
+    const last = sandbox.shell(
+      'trap "echo asked; exit 0" TERM; echo on; while :; do sleep 0.1; done',
+    );
+    await last.pid;
+    await once(last.stdout, 'data');
+    const stopping = sandbox.stop({ timeoutMs: 60_000 });
+    expect(sandbox.status).toBe('stopping');
+    const refused = await rejection(sandbox.exec('true'));
+    expect(refused.code).toBe('ERR_SANDBOX_NOT_RUNNING');
+    expect(await stopping).toMatchObject({
+      name: NAME,
+      status: 'stopped',
+      reason: 'requested',
+      observedAt: expect.any(Date),
+    });
+    expect(sandbox.status).toBe('stopped');
+    expect(existsSync(join(home, 'sandboxes', NAME))).toBe(false);
+    expect(await sandbox.waitUntilStopped()).toMatchObject({ reason: 'requested' });
+    expect(await sandbox.kill()).toMatchObject({ reason: 'requested' });
+    await sandbox.close();
+    expect((await rejection(sandbox.metrics())).code).toBe('ERR_SANDBOX_NOT_RUNNING');
+    expect((await rejection(sandbox.connect(1024))).code).toBe('ERR_SANDBOX_NOT_RUNNING');
+  });
+});
