@@ -16,8 +16,8 @@ namespace embervm {
 namespace {
 
 constexpr std::uint32_t kMaxCpuidEntries = 512;
-// KVM_MAX_MSR_ENTRIES of the kernel: the most that one call takes.
-constexpr std::size_t kMsrsPerCall = 256;
+// One call takes fewer than KVM_MAX_MSR_ENTRIES (256), not up to.
+constexpr std::size_t kMsrsPerCall = 255;
 
 Error ExitDataOutside(std::uint32_t exit_reason) {
   return Error("ERR_KVM_IOCTL", "KVM_RUN returned data outside the vCPU's page")
