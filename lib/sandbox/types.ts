@@ -74,7 +74,8 @@ export interface ExecResult<Output extends string | Uint8Array = string> {
 
 export type ExecEvent =
   | { type: 'started'; pid: number }
-  | { type: 'stdout' | 'stderr'; data: Uint8Array }
+  | { type: 'stdout'; data: Uint8Array }
+  | { type: 'stderr'; data: Uint8Array }
   | { type: 'exited'; exitCode: number | null; signal: string | null };
 
 /**
