@@ -63,7 +63,7 @@ struct Fixture {
     return bytes;
   }
   std::uint64_t AllocatedBytes() const {
-    struct stat status {};
+    struct stat status{};
     REQUIRE(::stat(file.path().c_str(), &status) == 0);
     return static_cast<std::uint64_t>(status.st_blocks) * 512;
   }
@@ -289,7 +289,8 @@ TEST_CASE("block: many requests in flight, each completed once") {
       const std::uint64_t sector = (i * 37U + static_cast<unsigned>(round)) % kSectors;
       const GuestAddr header =
           f.driver.PutStruct(RequestHeader{.type = 0, .reserved = 0, .sector = sector});
-      f.driver.queue(0).Add({{header, 16, false}, {in + i * 512, 512, true}, {status + i, 1, true}});
+      f.driver.queue(0).Add(
+          {{header, 16, false}, {in + i * 512, 512, true}, {status + i, 1, true}});
       f.driver.KickIfAsked(0);
     }
     for (int i = 0; i < kDepth; ++i) CHECK(f.driver.WaitUsed(0).len == 513);
@@ -301,6 +302,28 @@ TEST_CASE("block: many requests in flight, each completed once") {
     }
   }
   CHECK(f.device->counters().reads == 20 * kDepth);
+}
+
+TEST_CASE("block: a batch of requests takes one interrupt") {
+  Fixture f;
+  const GuestAddr in = f.driver.arena().Allocate(512);
+  const GuestAddr status = f.driver.arena().Allocate(1);
+  const GuestAddr header = f.driver.PutStruct(RequestHeader{.type = 0, .reserved = 0, .sector = 0});
+  REQUIRE_FALSE(f.driver.queue(0).EnableInterrupts());
+  const std::uint64_t before = f.driver.transport().interrupts();
+  int kicks = 0;
+  f.thread.WhileBlocked([&] {
+    for (int i = 0; i < 60; ++i) {
+      f.driver.queue(0).Add({{header, 16, false}, {in, 512, true}, {status, 1, true}});
+      if (f.driver.queue(0).TakeKick()) {
+        ++kicks;
+        f.driver.Kick(0);
+      }
+    }
+  });
+  for (int i = 0; i < 60; ++i) CHECK(f.driver.WaitUsed(0).len == 513);
+  CHECK(kicks == 1);
+  CHECK(f.driver.transport().interrupts() - before == 1);
 }
 
 TEST_CASE("block: random requests do no harm") {
@@ -315,8 +338,8 @@ TEST_CASE("block: random requests do no harm") {
                       .sector = random() % 3 == 0 ? random() : random() % (kSectors + 4)});
     std::vector<DriverBuffer> buffers{{header, static_cast<std::uint32_t>(random() % 20), false}};
     for (std::uint64_t i = random() % 5; i > 0; --i) {
-      buffers.push_back({area + random() % 1024, static_cast<std::uint32_t>(random() % 4097),
-                         random() % 2 == 0});
+      buffers.push_back(
+          {area + random() % 1024, static_cast<std::uint32_t>(random() % 4097), random() % 2 == 0});
     }
     f.driver.queue(0).AddIndirect(buffers);
     f.driver.KickIfAsked(0);

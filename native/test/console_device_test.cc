@@ -30,9 +30,8 @@ void Append(ConsoleRing& ring, std::string text) {
 
 TEST_CASE("console ring: keeps the last bytes and counts the rest") {
   std::vector<std::uint64_t> overflows;
-  auto ring = ConsoleRing::Create(10, [&](std::uint64_t dropped) {
-                overflows.push_back(dropped);
-              }).value();
+  auto ring =
+      ConsoleRing::Create(10, [&](std::uint64_t dropped) { overflows.push_back(dropped); }).value();
   CHECK(ring->Tail(100).empty());
   Append(*ring, "hello");
   CHECK(Text(ring->Tail(100)) == "hello");
@@ -110,9 +109,9 @@ TEST_CASE("console: garbage gives the head back") {
   LoopThread thread;
   Driver driver(device, thread);
   driver.Start();
-  driver.queue(1).Add({{Driver::kMemoryBytes, 16, false}});           // Outside RAM.
-  driver.queue(1).Add({{driver.arena().Allocate(16), 16, true}});     // Writable.
-  driver.queue(1).Add({{driver.arena().Allocate(16), 0, false}});     // Empty.
+  driver.queue(1).Add({{Driver::kMemoryBytes, 16, false}});        // Outside RAM.
+  driver.queue(1).Add({{driver.arena().Allocate(16), 16, true}});  // Writable.
+  driver.queue(1).Add({{driver.arena().Allocate(16), 0, false}});  // Empty.
   driver.Kick(1);
   for (int i = 0; i < 3; ++i) CHECK(driver.WaitUsed(1).len == 0);
   CHECK(ring->counters().bytes == 0);

@@ -130,8 +130,8 @@ TEST_CASE("queue: malformed chains keep their head and lose their segments") {
   }
   SUBCASE("an indirect table with NEXT") {
     put(0, good);
-    chain = f.PopRaw({{.addr = table, .len = 16, .flags = kDescIndirect | kDescNext, .next = 1},
-                      good});
+    chain =
+        f.PopRaw({{.addr = table, .len = 16, .flags = kDescIndirect | kDescNext, .next = 1}, good});
   }
   SUBCASE("an empty indirect table") {
     chain = f.PopRaw({{.addr = table, .len = 0, .flags = kDescIndirect, .next = 0}});
@@ -283,16 +283,16 @@ TEST_CASE("queue: interrupts with EVENT_IDX") {
     bool expected;
   };
   for (const Row& row : std::vector<Row>{
-           {0, 0, 1, true},         // The next one.
-           {0, 0, 3, true},         // In the batch, at its start.
-           {0, 2, 3, true},         // At its end.
-           {0, 3, 3, false},        // Just after it.
-           {0, 7, 3, false},        // Well after it.
-           {5, 4, 3, false},        // Passed long ago.
-           {0xfffe, 0xffff, 3, true},   // Across the wrap.
+           {0, 0, 1, true},            // The next one.
+           {0, 0, 3, true},            // In the batch, at its start.
+           {0, 2, 3, true},            // At its end.
+           {0, 3, 3, false},           // Just after it.
+           {0, 7, 3, false},           // Well after it.
+           {5, 4, 3, false},           // Passed long ago.
+           {0xfffe, 0xffff, 3, true},  // Across the wrap.
            {0xfffe, 0, 3, true},
            {0xfffe, 1, 3, false},
-           {0, 0xffff, 3, false},   // Behind by one.
+           {0, 0xffff, 3, false},  // Behind by one.
            {0x8000, 0, 3, false},
        }) {
     CAPTURE(row.start);

@@ -124,8 +124,8 @@ TEST_CASE("transport: the status register only goes forward, one step at a time"
       }
       REQUIRE(f.Status() == kChain.at(from));
       // Without VERSION_1 there is no 0xb; without queues 0xf needs a reset.
-      const bool is_next = from + 1 < kChain.size() &&
-                           (value & ~kStatusNeedsReset) == kChain.at(from + 1);
+      const bool is_next =
+          from + 1 < kChain.size() && (value & ~kStatusNeedsReset) == kChain.at(from + 1);
       std::uint32_t expected = kChain.at(from);
       if (is_next && from != 2) expected = kChain.at(from + 1);
       if (is_next && from == 3) expected |= kStatusNeedsReset;

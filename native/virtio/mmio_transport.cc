@@ -39,9 +39,7 @@ void DrainEventFd(const UniqueFd& fd) {
   [[maybe_unused]] const ssize_t got = ::read(fd.get(), &count, sizeof(count));
 }
 
-void SetLow(std::uint64_t& target, std::uint32_t value) {
-  target = (target & ~kLowWord) | value;
-}
+void SetLow(std::uint64_t& target, std::uint32_t value) { target = (target & ~kLowWord) | value; }
 
 void SetHigh(std::uint64_t& target, std::uint32_t value) {
   target = (target & kLowWord) | (std::uint64_t{value} << kWordBits);
@@ -54,12 +52,12 @@ std::uint64_t OfferedFeatures(const Device& device) { return device.features() |
 Result<std::unique_ptr<MmioTransport>> MmioTransport::Create(EventLoop& loop,
                                                              const GuestMemory& memory,
                                                              FailureHandler on_failure) {
-  EMBERVM_TRY_ASSIGN(Mapping page, Mapping::Create(kMmioPageSize, PROT_READ | PROT_WRITE,
-                                                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0,
-                                                   "virtio register page"));
+  EMBERVM_TRY_ASSIGN(Mapping page,
+                     Mapping::Create(kMmioPageSize, PROT_READ | PROT_WRITE,
+                                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, "virtio register page"));
   EMBERVM_TRY_ASSIGN(UniqueFd irq_fd, MakeEventFd());
-  return std::unique_ptr<MmioTransport>(new MmioTransport(
-      loop, memory, std::move(on_failure), std::move(page), std::move(irq_fd)));
+  return std::unique_ptr<MmioTransport>(
+      new MmioTransport(loop, memory, std::move(on_failure), std::move(page), std::move(irq_fd)));
 }
 
 Result<std::unique_ptr<MmioTransport>> MmioTransport::Create(EventLoop& loop,
@@ -167,8 +165,7 @@ void MmioTransport::Write(std::uint64_t offset, std::span<const std::byte> data)
   }
 }
 
-void MmioTransport::WriteRegister(const Device& device, std::uint64_t offset,
-                                  std::uint32_t value) {
+void MmioTransport::WriteRegister(const Device& device, std::uint64_t offset, std::uint32_t value) {
   switch (offset) {
     case kRegDeviceFeaturesSel:
       driver_.device_features_sel = value;
@@ -334,11 +331,8 @@ void MmioTransport::ActivateDevice(std::span<const QueueConfig> configs, std::ui
       EMBERVM_TRY_ASSIGN(Queue queue, Queue::Create(memory_, config, features));
       queues_.push_back(std::move(queue));
     }
-    context_.emplace(DeviceContext{.memory = memory_,
-                                   .loop = loop_,
-                                   .host = *this,
-                                   .queues = queues_,
-                                   .features = features});
+    context_.emplace(DeviceContext{
+        .memory = memory_, .loop = loop_, .host = *this, .queues = queues_, .features = features});
     return device.Activate(*context_);
   };
   ++activation_;

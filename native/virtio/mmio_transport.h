@@ -88,8 +88,8 @@ class MmioTransport final : private DeviceHost {
     std::vector<QueueConfig> queues;
   };
 
-  MmioTransport(EventLoop& loop, const GuestMemory& memory, FailureHandler on_failure,
-                Mapping page, UniqueFd irq_fd);
+  MmioTransport(EventLoop& loop, const GuestMemory& memory, FailureHandler on_failure, Mapping page,
+                UniqueFd irq_fd);
 
   // DeviceHost, device thread.
   void SignalQueues() override;

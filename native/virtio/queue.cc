@@ -98,10 +98,9 @@ Result<Queue> Queue::Create(const GuestMemory& memory, const QueueConfig& config
         BadQueue("its size is not a power of two of at most the maximum", config.size));
   }
   Queue queue(memory, config, features, position);
-  EMBERVM_TRY_ASSIGN(queue.descriptors_,
-                     CheckArea(memory, config.descriptor_table,
-                               std::uint64_t{config.size} * sizeof(Descriptor),
-                               kDescriptorAlignment, "its descriptor table"));
+  EMBERVM_TRY_ASSIGN(queue.descriptors_, CheckArea(memory, config.descriptor_table,
+                                                   std::uint64_t{config.size} * sizeof(Descriptor),
+                                                   kDescriptorAlignment, "its descriptor table"));
   EMBERVM_TRY_ASSIGN(queue.driver_ring_,
                      CheckArea(memory, config.driver_ring, DriverRingBytes(config.size),
                                kDriverRingAlignment, "its available ring"));

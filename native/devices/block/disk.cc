@@ -55,7 +55,7 @@ Error Invalid(const std::string& path, const std::string& problem) {
 }
 
 Result<std::uint64_t> SizeOf(const UniqueFd& fd, const std::string& path) {
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd.get(), &status) != 0) return std::unexpected(OpenError(path, "fstat", errno));
   std::uint64_t size = 0;
   if (S_ISREG(status.st_mode)) {
@@ -80,7 +80,7 @@ Result<std::uint64_t> SizeOf(const UniqueFd& fd, const std::string& path) {
 Result<> Lock(const UniqueFd& fd, const std::string& path, bool read_only) {
   // An open file description lock: unlike flock(2) it works on network file systems too,
   // and unlike a process lock it keeps two machines of one process apart.
-  struct flock lock {};
+  struct flock lock{};
   lock.l_type = static_cast<short>(read_only ? F_RDLCK : F_WRLCK);
   lock.l_whence = SEEK_SET;
   if (::fcntl(fd.get(), F_OFD_SETLK, &lock) == 0) return {};
@@ -191,8 +191,7 @@ bool Disk::WriteZeroes(std::uint64_t offset, std::uint64_t length, bool may_unma
   if (!IsUnsupported(errno)) return false;
   while (length > 0) {
     const std::size_t chunk = std::min<std::uint64_t>(length, kZeroes.size());
-    const ssize_t done =
-        ::pwrite(fd_.get(), kZeroes.data(), chunk, static_cast<off_t>(offset));
+    const ssize_t done = ::pwrite(fd_.get(), kZeroes.data(), chunk, static_cast<off_t>(offset));
     if (done < 0 && errno == EINTR) continue;
     if (done <= 0) return false;
     offset += static_cast<std::uint64_t>(done);

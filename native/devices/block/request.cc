@@ -79,8 +79,8 @@ Status BlockRequest::Transfer(const Disk& disk, bool to_guest, std::uint64_t& tr
     return Status::kIoError;
   }
   const std::uint64_t offset = header_.sector * block::kSectorSize;
-  const bool done = to_guest ? disk.Read(data, offset, transferred)
-                             : disk.Write(data, offset, transferred);
+  const bool done =
+      to_guest ? disk.Read(data, offset, transferred) : disk.Write(data, offset, transferred);
   return done ? Status::kOk : Status::kIoError;
 }
 
@@ -117,9 +117,9 @@ Status BlockRequest::Ranges(const Disk& disk) const {
       return Status::kIoError;
     }
     const std::uint64_t offset = range.sector * block::kSectorSize;
-    const bool done = discard ? disk.Discard(offset, length)
-                              : disk.WriteZeroes(offset, length,
-                                                 (range.flags & block::kRangeUnmap) != 0);
+    const bool done =
+        discard ? disk.Discard(offset, length)
+                : disk.WriteZeroes(offset, length, (range.flags & block::kRangeUnmap) != 0);
     if (!done) return Status::kIoError;
   }
   return Status::kOk;

@@ -32,8 +32,7 @@ class BlockRequest {
   BlockResult Execute(const Disk& disk, const BlockId& id);
 
  private:
-  [[nodiscard]] block::Status Transfer(const Disk& disk, bool to_guest,
-                                       std::uint64_t& transferred);
+  [[nodiscard]] block::Status Transfer(const Disk& disk, bool to_guest, std::uint64_t& transferred);
   [[nodiscard]] block::Status Flush(const Disk& disk) const;
   [[nodiscard]] block::Status GetId(const BlockId& id, std::uint64_t& written) const;
   [[nodiscard]] block::Status Ranges(const Disk& disk) const;

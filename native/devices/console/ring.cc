@@ -15,17 +15,15 @@ Result<std::unique_ptr<ConsoleRing>> ConsoleRing::Create(std::size_t capacity,
         Error("ERR_INVALID_CONFIG", "the console ring needs a capacity of at least 1 byte"));
   }
   // A mapping, not a vector: a guest that prints little costs little.
-  EMBERVM_TRY_ASSIGN(Mapping storage, Mapping::Create(capacity, PROT_READ | PROT_WRITE,
-                                                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0,
-                                                      "console ring"));
+  EMBERVM_TRY_ASSIGN(Mapping storage,
+                     Mapping::Create(capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                                     -1, 0, "console ring"));
   return std::unique_ptr<ConsoleRing>(
       new ConsoleRing(std::move(storage), capacity, std::move(on_overflow)));
 }
 
 ConsoleRing::ConsoleRing(Mapping storage, std::size_t capacity, OverflowHandler on_overflow)
-    : storage_(std::move(storage)),
-      capacity_(capacity),
-      on_overflow_(std::move(on_overflow)) {}
+    : storage_(std::move(storage)), capacity_(capacity), on_overflow_(std::move(on_overflow)) {}
 
 void ConsoleRing::Store(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {

@@ -46,9 +46,9 @@ Result<> RngDevice::Activate(const virtio::DeviceContext& context) {
 
 void RngDevice::Notify(std::uint16_t queue) {
   if (context_ == nullptr) return;
-  virtio::ServiceQueue(
-      *context_, queue, kBudgetPerTurn,
-      [](const virtio::Chain& chain) { return FillWithEntropy(chain.writable()); });
+  virtio::ServiceQueue(*context_, queue, kBudgetPerTurn, [](const virtio::Chain& chain) {
+    return FillWithEntropy(chain.writable());
+  });
 }
 
 }  // namespace embervm::devices

@@ -45,8 +45,7 @@ constexpr std::uint8_t kFloating = 0xff;
 Result<std::unique_ptr<SerialDevice>> SerialDevice::Create(ConsoleRing& ring) {
   UniqueFd irq_fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!irq_fd.valid()) {
-    return std::unexpected(
-        Error::FromErrno("ERR_RESOURCE_LIMIT", "eventfd", errno, "serial port"));
+    return std::unexpected(Error::FromErrno("ERR_RESOURCE_LIMIT", "eventfd", errno, "serial port"));
   }
   return std::unique_ptr<SerialDevice>(new SerialDevice(ring, std::move(irq_fd)));
 }

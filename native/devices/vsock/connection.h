@@ -43,8 +43,7 @@ class VsockConnection {
     kPendingCreditRequest = 16,
   };
 
-  VsockConnection(VsockKey stream_key, UniqueFd stream)
-      : key(stream_key), fd(std::move(stream)) {}
+  VsockConnection(VsockKey stream_key, UniqueFd stream) : key(stream_key), fd(std::move(stream)) {}
 
   // Credit that the guest gives: called for each of its packets.
   void UpdatePeerCredit(const vsock::Header& header);

@@ -23,9 +23,8 @@ constexpr std::uint32_t kLastHostPort = (1U << 31) - 1;
 constexpr std::size_t kMaxPendingResets = 2048;
 
 Error RefusedError(std::uint32_t port, std::string_view reason) {
-  return Error("ERR_VSOCK_REFUSED",
-               "vsock connection to guest port " + std::to_string(port) + " refused: " +
-                   std::string(reason))
+  return Error("ERR_VSOCK_REFUSED", "vsock connection to guest port " + std::to_string(port) +
+                                        " refused: " + std::string(reason))
       .With("port", port);
 }
 
@@ -63,8 +62,7 @@ void DiscardInput(int fd) {
 std::size_t VsockMuxer::KeyHash::operator()(const VsockKey& key) const noexcept {
   constexpr unsigned kHalf = 32;
   constexpr std::uint64_t kMix = 0x9e37'79b9'7f4a'7c15;
-  const std::uint64_t mixed =
-      ((std::uint64_t{key.host_port} << kHalf) | key.guest_port) * kMix;
+  const std::uint64_t mixed = ((std::uint64_t{key.host_port} << kHalf) | key.guest_port) * kMix;
   return mixed ^ (mixed >> kHalf);
 }
 
@@ -110,8 +108,8 @@ std::optional<VsockKey> VsockMuxer::AllocateKey(std::uint32_t guest_port) {
 
 void VsockMuxer::Connect(std::uint32_t guest_port, ConnectHandler handler) {
   if (!active_) {
-    handler(std::unexpected(
-        RefusedError(guest_port, "the guest's vsock driver is not running (yet)")));
+    handler(
+        std::unexpected(RefusedError(guest_port, "the guest's vsock driver is not running (yet)")));
     return;
   }
   const std::optional<VsockKey> key = AllocateKey(guest_port);
@@ -147,8 +145,7 @@ void VsockMuxer::Receive(const Header& header, virtio::Segments payload) {
   // Only the host and this guest are on this bus.
   if (header.dst_cid != vsock::kHostCid || header.src_cid != options_.guest_cid) return;
   const VsockKey key{.host_port = header.dst_port, .guest_port = header.src_port};
-  VsockConnection* const connection =
-      header.type == vsock::kTypeStream ? Find(key) : nullptr;
+  VsockConnection* const connection = header.type == vsock::kTypeStream ? Find(key) : nullptr;
   if (connection != nullptr) {
     Dispatch(*connection, header, payload);
   } else if (header.type == vsock::kTypeStream && header.op == vsock::kOpRequest) {
@@ -272,10 +269,10 @@ void VsockMuxer::OnTimeout(VsockKey key) {
   if (connection->connect_handler) {
     ConnectHandler handler = std::exchange(connection->connect_handler, nullptr);
     Close(*connection, Ending::kReset);
-    handler(std::unexpected(Error("ERR_VSOCK_TIMEOUT",
-                                  "the guest did not answer a vsock connection to port " +
-                                      std::to_string(key.guest_port))
-                                .With("port", key.guest_port)));
+    handler(std::unexpected(
+        Error("ERR_VSOCK_TIMEOUT", "the guest did not answer a vsock connection to port " +
+                                       std::to_string(key.guest_port))
+            .With("port", key.guest_port)));
   } else {
     Close(*connection, Ending::kReset);
   }
@@ -321,9 +318,8 @@ bool VsockMuxer::UpdateInterest(VsockConnection& connection) {
   } else if (connection.watched_events) {
     changed = loop_.ModifyFd(fd, *wanted);
   } else {
-    changed = loop_.AddFd(fd, *wanted, [this, &connection](std::uint32_t ready) {
-      OnFdEvents(connection, ready);
-    });
+    changed = loop_.AddFd(
+        fd, *wanted, [this, &connection](std::uint32_t ready) { OnFdEvents(connection, ready); });
   }
   if (changed.has_value()) connection.watched_events = wanted;
   return changed.has_value();
@@ -397,8 +393,8 @@ bool VsockMuxer::NextPacket(VsockConnection& connection, virtio::Segments room, 
 
 void VsockMuxer::StartCloseTimer(VsockConnection& connection) {
   if (connection.timer) return;
-  connection.timer = loop_.AddTimer(options_.close_timeout,
-                                    [this, key = connection.key] { OnTimeout(key); });
+  connection.timer =
+      loop_.AddTimer(options_.close_timeout, [this, key = connection.key] { OnTimeout(key); });
 }
 
 void VsockMuxer::Close(VsockConnection& connection, Ending ending) {
@@ -425,9 +421,9 @@ void VsockMuxer::Finish(std::unique_ptr<VsockConnection> connection, Ending endi
   ConnectHandler handler = std::move(connection->connect_handler);
   if (connection->established) {
     // After both shutdowns an RST is how a guest says goodbye, too.
-    const bool orderly = ending == Ending::kOrderly ||
-                         (ending == Ending::kPeerReset &&
-                          connection->sent_shutdown == vsock::kShutdownBoth);
+    const bool orderly =
+        ending == Ending::kOrderly ||
+        (ending == Ending::kPeerReset && connection->sent_shutdown == vsock::kShutdownBoth);
     if (orderly) DiscardInput(connection->fd.get());
     if (!connection->to_host.empty()) {
       StartDrain(std::move(connection->fd), std::move(connection->to_host));

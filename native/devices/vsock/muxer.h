@@ -100,8 +100,7 @@ class VsockMuxer {
   [[nodiscard]] std::optional<VsockKey> AllocateKey(std::uint32_t guest_port);
   void Accept(const VsockKey& key, const vsock::Header& header);
   // A packet of a known connection; may remove it.
-  void Dispatch(VsockConnection& connection, const vsock::Header& header,
-                virtio::Segments payload);
+  void Dispatch(VsockConnection& connection, const vsock::Header& header, virtio::Segments payload);
   void OnResponse(VsockConnection& connection);
   void OnData(VsockConnection& connection, std::uint32_t length, virtio::Segments payload);
   void OnShutdown(VsockConnection& connection, std::uint32_t flags);

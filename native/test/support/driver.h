@@ -57,6 +57,22 @@ class LoopThread {
     loop_->Post([&task, token = completion.MakeToken()] { task(); });
     completion.Wait();
   }
+  // Keeps the device thread busy while `task` runs here: what `task` does is one batch
+  // to the devices.
+  void WhileBlocked(const std::function<void()>& task) {
+    const virtio::Completion entered;
+    const virtio::Completion leave;
+    loop_->Post([token = entered.MakeToken(), &leave]() mutable {
+      {
+        const virtio::Completion::Token enter = std::move(token);
+      }
+      leave.Wait();
+    });
+    entered.Wait();
+    task();
+    leave.Abandon();
+    Call([] {});
+  }
   void Stop() {
     if (!thread_.joinable()) return;
     loop_->Stop();
@@ -78,12 +94,11 @@ class Driver {
         memory_(GuestMemory::Create(kMemoryBytes).value()),
         arena_(memory_, kArenaBase) {
     thread_.Call([this, &device] {
-      transport_ = virtio::MmioTransport::Create(
-                       thread_.loop(), memory_, device,
-                       [this](const virtio::Device&, const Error& error) {
-                         const std::lock_guard lock(mutex_);
-                         failures_.push_back(error.message());
-                       })
+      transport_ = virtio::MmioTransport::Create(thread_.loop(), memory_, device,
+                                                 [this](const virtio::Device&, const Error& error) {
+                                                   const std::lock_guard lock(mutex_);
+                                                   failures_.push_back(error.message());
+                                                 })
                        .value();
     });
   }

@@ -134,8 +134,8 @@ class DriverQueue {
   std::optional<virtio::UsedElement> PopUsed() {
     const std::uint16_t index = used_index();
     if (index == next_used_) return std::nullopt;
-    const auto element = Load<virtio::UsedElement>(device_ring_ + kRingHeader +
-                                                   (next_used_ % size_) * sizeof(virtio::UsedElement));
+    const auto element = Load<virtio::UsedElement>(
+        device_ring_ + kRingHeader + (next_used_ % size_) * sizeof(virtio::UsedElement));
     ++next_used_;
     auto& chain = chains_.at(element.id % size_);
     free_.insert(free_.end(), chain.begin(), chain.end());
