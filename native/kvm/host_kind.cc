@@ -9,11 +9,13 @@ namespace {
 // Each name was found to be needed by booting without it: KVM-PVM either lacks
 // the instructions, or the kernel's variant for the feature is slower there
 // (`rep movsb` is emulated byte by byte, so `erms` and `fsrm` go too).
-// `noxsave` must never join the list: guest programs use AVX whatever the
+// guest/kernel/cmdline says why for the rest; kernels that are not ours ignore
+// what they do not know. `noxsave` must never join the list: guest programs use AVX whatever the
 // kernel thinks, and a kernel without XSAVE does not switch those registers.
 constexpr std::string_view kPvmCommandLine =
     "clearcpuid=smap,smep,cx16,erms,fsrm,umip,fsgsbase,popcnt,bmi1,bmi2,rdpid,invpcid,pcid,"
-    "movbe,rdrand,rdseed,xsaves,xsavec,xsaveopt,pku";
+    "movbe,rdrand,rdseed,xsaves,xsavec,xsaveopt,pku "
+    "rodata=off tick_stride=4 dmesg_level=5";
 
 // Documentation/virt/kvm/x86/cpuid.rst: the features that need no hypercall
 // (clocksources, delay, steal time, and the stable-clock bit).
