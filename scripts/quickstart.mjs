@@ -38,7 +38,7 @@ await main(async () => {
   console.log(
     `\nBooting a microVM in this Node process (pid ${process.pid}, ${kvm} KVM, ${cpus} CPUs)…\n`,
   );
-  const sandbox = await Sandbox.create({ memoryMib: 128 });
+  const sandbox = await Sandbox.create({ memoryMib: 128, bootTimeoutMs: 300_000 });
   try {
     for (const command of COMMANDS) await run(sandbox, command);
     printReport(sandbox.bootReport());

@@ -1,7 +1,7 @@
 // npm run verify:package: packs what `npm run prebuild` made and checks it the way a user meets
 // it: no install script, small enough, an addon for old enough systems, and the main job done in
 // an empty project on a PATH without a compiler, with an empty home.
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import {
   copyFileSync,
   existsSync,
@@ -91,8 +91,10 @@ function useIt(folder, tarball) {
     env: { PATH: makePath(folder), HOME: home, ...proxySettings() },
     stdio: 'inherit',
   };
-  execFileSync('npm', ['install', '--ignore-scripts', '--no-audit', '--no-fund', tarball], options);
-  execFileSync(process.execPath, ['main-job.mjs'], options);
+  const install = ['install', '--ignore-scripts', '--no-audit', '--no-fund', tarball];
+  demand(spawnSync('npm', install, options).status === 0, 'The package did not install.');
+  const job = spawnSync(process.execPath, ['main-job.mjs'], options);
+  demand(job.status === 0, 'The installed package did not do the main job.');
 }
 
 /** How this machine reaches the npm registry is not what is checked here. */

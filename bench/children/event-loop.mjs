@@ -9,7 +9,7 @@ const RESOLUTION_MS = 1;
 const delay = monitorEventLoopDelay({ resolution: RESOLUTION_MS });
 delay.enable();
 for (let create = 0; create < CREATES; create++) {
-  const sandbox = await Sandbox.create({ memoryMib: 128 });
+  const sandbox = await Sandbox.create({ memoryMib: 128, bootTimeoutMs: 300_000 });
   for (let exec = 0; exec < EXECS_EACH; exec++) {
     const { stdout } = await sandbox.exec('echo', [String(exec)]);
     if (stdout !== `${exec}\n`) throw new Error(`the guest echoed "${stdout}"`);
