@@ -13,6 +13,7 @@ const commands = [
   [
     join(root, 'node_modules/.bin/biome'),
     ...(check ? ['ci', '--error-on-warnings'] : ['check', '--write']),
+    '--colors=off',
   ],
   ['clang-format-19', ...(check ? ['--dry-run', '-Werror'] : ['-i']), ...sources],
 ];
