@@ -1,36 +1,41 @@
-// clang-tidy over every C++ source that ships and every fuzzer, with the commands that CMake
-// recorded. A source that passed is remembered by the hash of itself, of all headers and of the
-// options, so that only what changed is analysed again.
-
-import { spawn } from 'node:child_process';
+// clang-tidy over every C++ source that ships, with the commands that CMake recorded. What passed is
+// remembered in the user's cache by the hash of the source, of all headers and of the options, so
+// that only what changed is analysed again, also in a new clone.
+import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { extname, join, relative } from 'node:path';
+import { homedir } from 'node:os';
+import { extname, join } from 'node:path';
 import { pool } from './lib/pool.mjs';
 import { root } from './lib/root.mjs';
-import { listFiles } from './lib/stamp.mjs';
+import { hashInputs, listFiles } from './lib/stamp.mjs';
 
+const TOOL = 'clang-tidy-19';
 const buildFolder = join(root, 'build/cmake/addon');
-const stamps = join(root, 'build/stamps/tidy');
+const passed = join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'embervm/tidy');
 
 function sharedHash() {
-  const headers = listFiles(join(root, 'native')).filter((file) => extname(file) === '.h');
-  const hash = createHash('sha256');
-  for (const file of [...headers, join(root, '.clang-tidy')]) {
-    hash.update(file).update(readFileSync(file));
-  }
-  return hash.digest();
+  const headers = listFiles(join(root, 'native'))
+    .filter((file) => extname(file) === '.h')
+    .map((file) => file.slice(root.length + 1));
+  const version = spawnSync(TOOL, ['--version'], { encoding: 'utf8' }).stdout;
+  return hashInputs([...headers, '.clang-tidy'], { facts: [version] });
 }
 
 function tidy(file) {
   return new Promise((resolve) => {
-    const child = spawn('clang-tidy-19', ['--quiet', '-p', buildFolder, file], { cwd: root });
+    const child = spawn(TOOL, ['--quiet', '-p', buildFolder, file], { cwd: root });
     let output = '';
-    child.stdout.on('data', (chunk) => (output += chunk));
-    // stderr carries only the count of warnings suppressed in system headers.
-    child.stderr.resume();
+    child.stdout.on('data', (chunk) => {
+      output += chunk;
+    });
+    // stderr counts the warnings suppressed in system headers, and says why it did not run.
+    let errors = '';
+    child.stderr.on('data', (chunk) => {
+      errors += chunk;
+    });
     child.on('error', (error) => resolve(error.message));
-    child.on('close', (code) => resolve(code === 0 ? undefined : output));
+    child.on('close', (code) => resolve(code === 0 ? undefined : output || errors));
   });
 }
 
@@ -38,12 +43,12 @@ async function check({ file, command }, shared) {
   const hash = createHash('sha256')
     .update(shared)
     .update(readFileSync(file))
-    .update(command)
+    .update(command.replaceAll(root, ''))
     .digest('hex');
-  const name = join(stamps, relative(root, file).replaceAll('/', '_'));
-  if (existsSync(name) && readFileSync(name, 'utf8') === hash) return undefined;
+  const mark = join(passed, hash);
+  if (existsSync(mark)) return undefined;
   const problem = await tidy(file);
-  if (problem === undefined) writeFileSync(name, hash);
+  if (problem === undefined) writeFileSync(mark, '');
   return problem;
 }
 
@@ -51,7 +56,7 @@ const database = JSON.parse(readFileSync(join(buildFolder, 'compile_commands.jso
 const units = database.filter(
   ({ file }) => file.startsWith(`${root}/native/`) && !file.startsWith(`${root}/native/test/`),
 );
-mkdirSync(stamps, { recursive: true });
+mkdirSync(passed, { recursive: true });
 const shared = sharedHash();
 const problems = (await pool(units, (unit) => check(unit, shared))).filter((p) => p !== undefined);
 for (const problem of problems) console.error(problem);

@@ -2,6 +2,7 @@
 // checks run side by side, then the build with warnings as errors, then the analysis that needs
 // its compile commands. Every check runs even when one fails.
 import { join } from 'node:path';
+import { ccacheForCMake } from './lib/ccache.mjs';
 import { Failure, main } from './lib/failure.mjs';
 import { pool } from './lib/pool.mjs';
 import { seconds } from './lib/progress.mjs';
@@ -31,18 +32,19 @@ const phases = [
         'build',
         '--out=build/cmake/addon',
         '--prefer-gnu',
-        '--config=RelWithDebInfo',
+        '--config=Debug',
         '--target=embervm',
       ],
+      env: ccacheForCMake(),
     },
   },
   { 'clang-tidy': { command: script('check-tidy.mjs') } },
 ];
 
-async function runCheck([name, { command, cure }]) {
+async function runCheck([name, { command, env, cure }]) {
   const startedAt = performance.now();
   try {
-    await runLogged(`check-${name}`, command, cure === undefined ? {} : { cure });
+    await runLogged(`check-${name}`, command, { env, cure });
     console.log(`ok      ${name.padEnd(14)} ${seconds(performance.now() - startedAt)}`);
     return undefined;
   } catch (error) {

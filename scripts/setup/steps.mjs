@@ -3,6 +3,7 @@
 import { spawnSync } from 'node:child_process';
 import { copyFileSync, existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { ccacheForGyp } from '../lib/ccache.mjs';
 import { Failure } from '../lib/failure.mjs';
 import { headersOfNode } from '../lib/node-headers.mjs';
 import { root } from '../lib/root.mjs';
@@ -65,7 +66,7 @@ export const steps = [
       const nodedir = headersOfNode();
       const gyp = [node, inModules('node-gyp/bin/node-gyp.js'), 'configure', 'build', '--jobs=max'];
       if (nodedir !== undefined) gyp.push(`--nodedir=${nodedir}`);
-      return runLogged('addon', gyp, { onLine });
+      return runLogged('addon', gyp, { onLine, env: ccacheForGyp() });
     },
   },
   {

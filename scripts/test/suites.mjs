@@ -3,6 +3,7 @@
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { basename, join } from 'node:path';
+import { ccacheForCMake } from '../lib/ccache.mjs';
 import { root } from '../lib/root.mjs';
 import { runLogged } from '../lib/run.mjs';
 
@@ -40,8 +41,10 @@ function count({ output, code }, summary) {
 
 async function buildPreset(preset) {
   console.log(`Building the ${preset} preset…`);
-  await runLogged(`cmake-${preset}`, ['cmake', '--preset', preset]);
-  await runLogged(`cmake-${preset}`, ['cmake', '--build', '--preset', preset], { append: true });
+  const log = `cmake-${preset}`;
+  const env = ccacheForCMake();
+  await runLogged(log, ['cmake', '--preset', preset], { env });
+  await runLogged(log, ['cmake', '--build', '--preset', preset], { env, append: true });
   return join(root, 'build/cmake', preset);
 }
 
