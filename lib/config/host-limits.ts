@@ -12,12 +12,10 @@ export function hostMemoryMib(): number {
 }
 
 /** Guest memory in MiB. */
-export function memoryMib(): z.ZodType<number> {
-  return z
-    .int()
-    .min(MIN_MEMORY_MIB, 'the guest kernel and its agent do not fit in less (MiB)')
-    .max(hostMemoryMib(), 'this host has no more (MiB)');
-}
+export const memoryMib: z.ZodType<number> = z
+  .int()
+  .min(MIN_MEMORY_MIB, 'the guest kernel and its agent do not fit in less (MiB)')
+  .max(hostMemoryMib(), 'this host has no more (MiB)');
 
 /** Virtual CPUs; the addon lowers the bound to what KVM here allows. */
 export const vcpuCount: z.ZodType<number> = z

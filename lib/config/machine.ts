@@ -91,65 +91,65 @@ const drive = z.strictObject({
   readOnly: z.boolean().default(false).describe('refuse writes'),
 });
 
-/** The schema; a function because a bound of it depends on the host. */
-export const machineConfigSchema = (): z.ZodType<ResolvedMachineConfig> =>
-  z.strictObject({
-    kernel: z
-      .strictObject({
-        path: hostPath.describe('ELF vmlinux or bzImage'),
-        args: z.array(kernelArgument).default([]).describe('words of the kernel command line'),
-        initrd: hostPath.optional().describe('initramfs'),
-      })
-      .describe('what to boot'),
-    vcpus: vcpuCount.describe('virtual CPUs'),
-    memoryMib: memoryMib().describe('guest memory in MiB'),
-    drives: z
-      .array(drive)
-      .max(MAX_DRIVES, 'the guest has no more drive letters')
-      .default([])
-      .describe('disks, in the order of /dev/vda, /dev/vdb, …'),
-    vsock: z
-      .strictObject({
-        cid: z
-          .int()
-          .min(3, 'the smaller context ids are reserved')
-          .max(2 ** 32 - 2, 'the larger context ids are reserved')
-          .default(3)
-          .describe("the guest's context id"),
-        socketPath: notBuilt('vsock.socketPath'),
-      })
-      .optional()
-      .describe('virtio-vsock device'),
-    console: onlyBuilt('console', ['none', 'capture'])
-      .transform((value) => value ?? 'capture')
-      .describe('what becomes of console output'),
-    consoleBytes: z
-      .int()
-      .min(4096)
-      .max(MAX_CONSOLE_BYTES)
-      .default(DEFAULT_CONSOLE_BYTES)
-      .describe('console output that is kept, in bytes'),
-    rng: z.boolean().default(true).describe('virtio-rng device'),
-    maxVcpus: notBuilt('maxVcpus', 'set vcpus to the maximum'),
-    memory: notBuilt('memory'),
-    sharedDirs: notBuilt('sharedDirs'),
-    nics: notBuilt('nics'),
-    balloon: notBuilt('balloon'),
-    hotplugSlots: notBuilt('hotplugSlots'),
-  });
+export const machineConfigSchema: z.ZodType<ResolvedMachineConfig> = z.strictObject({
+  kernel: z
+    .strictObject({
+      path: hostPath.describe('ELF vmlinux or bzImage'),
+      args: z.array(kernelArgument).default([]).describe('words of the kernel command line'),
+      initrd: hostPath.optional().describe('initramfs'),
+    })
+    .describe('what to boot'),
+  vcpus: vcpuCount.describe('virtual CPUs'),
+  memoryMib: memoryMib.describe('guest memory in MiB'),
+  drives: z
+    .array(drive)
+    .max(MAX_DRIVES, 'the guest has no more drive letters')
+    .default([])
+    .describe('disks, in the order of /dev/vda, /dev/vdb, …'),
+  vsock: z
+    .strictObject({
+      cid: z
+        .int()
+        .min(3, 'the smaller context ids are reserved')
+        .max(2 ** 32 - 2, 'the larger context ids are reserved')
+        .default(3)
+        .describe("the guest's context id"),
+      socketPath: notBuilt('vsock.socketPath'),
+    })
+    .optional()
+    .describe('virtio-vsock device'),
+  console: onlyBuilt('console', ['none', 'capture'])
+    .transform((value) => value ?? 'capture')
+    .describe('what becomes of console output'),
+  consoleBytes: z
+    .int()
+    .min(4096)
+    .max(MAX_CONSOLE_BYTES)
+    .default(DEFAULT_CONSOLE_BYTES)
+    .describe('console output that is kept, in bytes'),
+  rng: z.boolean().default(true).describe('virtio-rng device'),
+  maxVcpus: notBuilt('maxVcpus', 'set vcpus to the maximum'),
+  memory: notBuilt('memory'),
+  sharedDirs: notBuilt('sharedDirs'),
+  nics: notBuilt('nics'),
+  balloon: notBuilt('balloon'),
+  hotplugSlots: notBuilt('hotplugSlots'),
+});
 
 const stopOptions: z.ZodType<ResolvedStopOptions> = z.strictObject({
   timeoutMs: timeoutMs.default(10_000).describe('time for a graceful end, in ms'),
   signal: abortSignal.optional(),
 });
 
-const portNumber = z
-  .int()
-  .min(0)
-  .max(2 ** 32 - 2, 'the last port number means "any port"');
+const vsockPort = z.strictObject({
+  port: z
+    .int()
+    .min(0)
+    .max(2 ** 32 - 2, 'the last port number means "any port"'),
+});
 
 export function parseMachineConfig(input: unknown): ResolvedMachineConfig {
-  return parseConfig(machineConfigSchema(), input, 'invalid machine configuration');
+  return parseConfig(machineConfigSchema, input, 'invalid machine configuration');
 }
 
 export function parseStopOptions(input: unknown): ResolvedStopOptions {
@@ -157,6 +157,5 @@ export function parseStopOptions(input: unknown): ResolvedStopOptions {
 }
 
 export function parsePort(input: unknown): number {
-  return parseConfig(z.strictObject({ port: portNumber }), { port: input }, 'invalid vsock port')
-    .port;
+  return parseConfig(vsockPort, { port: input }, 'invalid vsock port').port;
 }

@@ -79,71 +79,69 @@ export interface ResolvedSandboxOptions {
   signal?: AbortSignal | undefined;
 }
 
-/** The schema; a function because a bound of it depends on the host. */
-export const sandboxOptionsSchema = (): z.ZodType<ResolvedSandboxOptions> =>
-  z.strictObject({
-    name: sandboxName.optional().describe('name; generated when absent'),
-    cpus: vcpuCount.default(1).describe('virtual CPUs'),
-    memoryMib: memoryMib().default(512).describe('guest memory in MiB'),
-    env: environment.default({}).describe('environment of every command'),
-    workdir: absoluteGuestPath.optional().describe('working directory of every command'),
-    user: nonEmptyText.optional().describe('user of every command'),
-    shell: absoluteGuestPath.default('/bin/sh').describe('what shell() runs'),
-    hostname: nonEmptyText
-      .refine(
-        (name) => new TextEncoder().encode(name).length <= MAX_HOSTNAME,
-        `a host name has at most ${MAX_HOSTNAME} bytes`,
-      )
-      .optional()
-      .describe('host name; made from the name when absent'),
-    rootDiskMib: z
-      .int()
-      .min(MIN_ROOT_DISK_MIB, 'the file system needs that much for itself (MiB)')
-      .max(MAX_ROOT_DISK_MIB, 'the file system grows no further (MiB)')
-      .default(4096)
-      .describe('size of the writable layer in MiB'),
-    kernel: z
-      .strictObject({
-        path: hostPath.optional().describe('another guest kernel'),
-        args: z.array(kernelArgument).default([]).describe('more words of the command line'),
-      })
-      .default({ args: [] })
-      .describe('the guest kernel'),
-    bootTimeoutMs: limitMs.default(120_000).describe('limit of the boot in ms'),
-    network: onlyBuilt('network', ['none']).describe('network of the guest'),
-    warmStart: onlyBuilt('warmStart', ['auto', 'off']).describe('start from a template'),
-    detached: onlyBuilt('detached', [false]).describe('outlive this process'),
-    ephemeral: onlyBuilt('ephemeral', [true]).describe('leave nothing behind'),
-    replace: onlyBuilt('replace', [false]).describe('replace a sandbox of this name'),
-    securityProfile: onlyBuilt('securityProfile', ['default']).describe('hardening'),
-    onProgress: z
-      .custom<(event: ProgressEvent) => void>((value) => typeof value === 'function', {
-        message: 'must be a function',
-      })
-      .optional()
-      .describe('told about each step of the boot'),
-    signal: abortSignal.optional().describe('gives up the creation'),
-    image: notBuilt('image', 'leave it out for the built-in base'),
-    snapshot: notBuilt('snapshot'),
-    maxCpus: notBuilt('maxCpus', 'set cpus to the maximum'),
-    maxMemoryMib: notBuilt('maxMemoryMib', 'set memoryMib to the maximum'),
-    labels: notBuilt('labels'),
-    entrypoint: notBuilt('entrypoint'),
-    init: notBuilt('init'),
-    scripts: notBuilt('scripts'),
-    patches: notBuilt('patches'),
-    mounts: notBuilt('mounts'),
-    maxDurationMs: notBuilt('maxDurationMs', 'use a timer and kill()'),
-    idleTimeoutMs: notBuilt('idleTimeoutMs'),
-    logLevel: notBuilt('logLevel'),
-    quietLogs: notBuilt('quietLogs'),
-    pullPolicy: notBuilt('pullPolicy'),
-    registryAuth: notBuilt('registryAuth'),
-  });
+export const sandboxOptionsSchema: z.ZodType<ResolvedSandboxOptions> = z.strictObject({
+  name: sandboxName.optional().describe('name; generated when absent'),
+  cpus: vcpuCount.default(1).describe('virtual CPUs'),
+  memoryMib: memoryMib.default(512).describe('guest memory in MiB'),
+  env: environment.default({}).describe('environment of every command'),
+  workdir: absoluteGuestPath.optional().describe('working directory of every command'),
+  user: nonEmptyText.optional().describe('user of every command'),
+  shell: absoluteGuestPath.default('/bin/sh').describe('what shell() runs'),
+  hostname: nonEmptyText
+    .refine(
+      (name) => new TextEncoder().encode(name).length <= MAX_HOSTNAME,
+      `a host name has at most ${MAX_HOSTNAME} bytes`,
+    )
+    .optional()
+    .describe('host name; made from the name when absent'),
+  rootDiskMib: z
+    .int()
+    .min(MIN_ROOT_DISK_MIB, 'the file system needs that much for itself (MiB)')
+    .max(MAX_ROOT_DISK_MIB, 'the file system grows no further (MiB)')
+    .default(4096)
+    .describe('size of the writable layer in MiB'),
+  kernel: z
+    .strictObject({
+      path: hostPath.optional().describe('another guest kernel'),
+      args: z.array(kernelArgument).default([]).describe('more words of the command line'),
+    })
+    .default({ args: [] })
+    .describe('the guest kernel'),
+  bootTimeoutMs: limitMs.default(120_000).describe('limit of the boot in ms'),
+  network: onlyBuilt('network', ['none']).describe('network of the guest'),
+  warmStart: onlyBuilt('warmStart', ['auto', 'off']).describe('start from a template'),
+  detached: onlyBuilt('detached', [false]).describe('outlive this process'),
+  ephemeral: onlyBuilt('ephemeral', [true]).describe('leave nothing behind'),
+  replace: onlyBuilt('replace', [false]).describe('replace a sandbox of this name'),
+  securityProfile: onlyBuilt('securityProfile', ['default']).describe('hardening'),
+  onProgress: z
+    .custom<(event: ProgressEvent) => void>((value) => typeof value === 'function', {
+      message: 'must be a function',
+    })
+    .optional()
+    .describe('told about each step of the boot'),
+  signal: abortSignal.optional().describe('gives up the creation'),
+  image: notBuilt('image', 'leave it out for the built-in base'),
+  snapshot: notBuilt('snapshot'),
+  maxCpus: notBuilt('maxCpus', 'set cpus to the maximum'),
+  maxMemoryMib: notBuilt('maxMemoryMib', 'set memoryMib to the maximum'),
+  labels: notBuilt('labels'),
+  entrypoint: notBuilt('entrypoint'),
+  init: notBuilt('init'),
+  scripts: notBuilt('scripts'),
+  patches: notBuilt('patches'),
+  mounts: notBuilt('mounts'),
+  maxDurationMs: notBuilt('maxDurationMs', 'use a timer and kill()'),
+  idleTimeoutMs: notBuilt('idleTimeoutMs'),
+  logLevel: notBuilt('logLevel'),
+  quietLogs: notBuilt('quietLogs'),
+  pullPolicy: notBuilt('pullPolicy'),
+  registryAuth: notBuilt('registryAuth'),
+});
 
 export function parseSandboxOptions(input: unknown): ResolvedSandboxOptions {
   return parseConfig(
-    sandboxOptionsSchema(),
+    sandboxOptionsSchema,
     input === undefined ? {} : input,
     'invalid sandbox options',
   );

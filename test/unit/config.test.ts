@@ -258,7 +258,7 @@ test.each([-1, 2 ** 32 - 1, 1.5, '1'])('the vsock port %j is refused', (port) =>
 test('every option has a description for tools that read the schema', async () => {
   const { sandboxOptionsSchema } = await import('../../lib/config/sandbox.js');
   const { machineConfigSchema } = await import('../../lib/config/machine.js');
-  for (const schema of [sandboxOptionsSchema(), machineConfigSchema()]) {
+  for (const schema of [sandboxOptionsSchema, machineConfigSchema]) {
     const json = z.toJSONSchema(schema, { unrepresentable: 'any', io: 'input' });
     const properties = Object.entries(json.properties ?? {});
     expect(properties.length).toBeGreaterThan(5);
