@@ -101,7 +101,7 @@ Step<GuestAddr> AddressSpace::Translate(std::uint64_t linear, Access access) con
     if (!slice) return std::unexpected(NotRam(entry_addr, "a page table"));
     // Guest RAM is page aligned in the host, so the entry is aligned too. Other
     // vCPUs may change it at any time: it is read once.
-    std::atomic_ref entry_ref(*reinterpret_cast<std::uint64_t*>(slice->data()));
+    const std::atomic_ref entry_ref(*reinterpret_cast<std::uint64_t*>(slice->data()));
     const std::uint64_t entry = entry_ref.load(std::memory_order_acquire);
     if ((entry & kPresent) == 0) return std::unexpected(PageFaultAt(linear, access, false));
     const bool large = level > 1 && (entry & kLargePage) != 0;

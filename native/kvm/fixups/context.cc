@@ -40,7 +40,7 @@ unsigned Context::OperandSize() const {
 }
 
 std::uint64_t Context::OperandAddress() const {
-  std::uint64_t addr = static_cast<std::uint64_t>(std::int64_t{instruction.displacement});
+  auto addr = static_cast<std::uint64_t>(std::int64_t{instruction.displacement});
   if (instruction.rip_relative) addr += regs.rip + instruction.length;
   if (instruction.base) addr += Register(*instruction.base);
   if (instruction.index) addr += Register(*instruction.index) * instruction.scale;

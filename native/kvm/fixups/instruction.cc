@@ -151,7 +151,8 @@ bool DecodeModrm(Reader& reader, unsigned rex, Instruction& instruction) {
   } else if (mod == 1) {
     const auto displacement = reader.Next<std::int8_t>();
     if (!displacement) return false;
-    instruction.displacement = *displacement;
+    // An 8-bit displacement is sign-extended.
+    instruction.displacement = *displacement;  // NOLINT(bugprone-signed-char-misuse,cert-str34-c)
   }
   return true;
 }

@@ -19,7 +19,7 @@ struct alignas(16) Word128 {
 // Other vCPUs see the operand while they run, so this must be one atomic
 // operation. Returns whether it stored; `expected` becomes what was there.
 bool CompareExchange(Word128& target, Word128& expected, const Word128& desired) {
-  bool stored = false;
+  bool stored = false;  // NOLINT(misc-const-correctness): the instruction writes it.
   // The compilers' builtins call a library that may take a lock instead.
   // NOLINTNEXTLINE(hicpp-no-assembler)
   asm volatile("lock cmpxchg16b %1"
