@@ -83,7 +83,7 @@ static void on_accept(struct loop_watch* watch, uint32_t events) {
   union {
     struct sockaddr any;
     struct sockaddr_vm vsock;
-  } peer;
+  } peer = {0};
   socklen_t length = sizeof(peer);
   const int fd = accept4(watch->fd, &peer.any, &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
   if (fd < 0) {

@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/vm_sockets.h>
+#include <stddef.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -43,6 +45,15 @@ static int clear_of_stdio(int fd) {
   return moved;
 }
 
+// What workloads inherit: programs that ask may have many descriptors, those that
+// walk up to the soft limit are not slowed.
+static void raise_limits(void) {
+  const struct rlimit descriptors = {.rlim_cur = 1024, .rlim_max = 524288};
+  if (prlimit(0, RLIMIT_NOFILE, &descriptors, NULL) < 0) {
+    log_error("prlimit RLIMIT_NOFILE", errno);
+  }
+}
+
 int main(void) {
   clock_boot.started_ns = clock_read_ns();
   const struct control_address host = address_of(&kHost);
@@ -63,6 +74,7 @@ int main(void) {
   if (control_start(dialled, &host, &anyone) < 0) {
     log_error("listen for streams", errno);
   }
+  raise_limits();
   for (;;) {
     loop_run_once(-1);
   }

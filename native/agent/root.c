@@ -118,6 +118,12 @@ static const char* check_request(const SetUpRootRequest* request) {
 
 // --- The root itself
 
+// At a place of the agent's own, which the initramfs does not have yet.
+static int mount_own(const struct mount_request* request, struct text* reason) {
+  const int error = make_directory(request->target, 0755, reason);
+  return error == 0 ? mount_at(request, reason) : error;
+}
+
 static int mount_message(const Mount* message, const char* target, unsigned long flags,
                          struct text* reason) {
   const struct mount_request request = {
@@ -127,7 +133,7 @@ static int mount_message(const Mount* message, const char* target, unsigned long
       .data = message->data,
       .flags = flags | (message->read_only ? MS_RDONLY : 0),
   };
-  return mount_at(&request, reason);
+  return mount_own(&request, reason);
 }
 
 // The top directory of an overlay takes owner and mode from the upper layer.
@@ -169,7 +175,7 @@ static int mount_overlay(const OverlayRoot* overlay, struct text* reason) {
   } else {
     const struct mount_request request = {
         .source = "upper", .target = UPPER_PATH, .fstype = "tmpfs", .flags = MS_NOATIME};
-    error = mount_at(&request, reason);
+    error = mount_own(&request, reason);
   }
   if (error == 0) {
     error = make_upper_directories(reason);
@@ -184,7 +190,7 @@ static int mount_overlay(const OverlayRoot* overlay, struct text* reason) {
       .data = "lowerdir=" LOWER_PATH ",upperdir=" UPPER_DIRECTORY ",workdir=" WORK_DIRECTORY,
       .flags = MS_NOATIME,
   };
-  return mount_at(&request, reason);
+  return mount_own(&request, reason);
 }
 
 // Binds a directory over ROOT_PATH. With a mount below it, its links must not
