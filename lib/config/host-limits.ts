@@ -4,8 +4,8 @@ import { z } from 'zod';
 
 const MIB = 1024 * 1024;
 export const MIN_MEMORY_MIB = 32;
-/** The guest's interrupt tables number CPUs with 8 bits, two of which are taken. */
-export const MAX_VCPUS = 254;
+/** What the MP table has room for (native/arch/x86_64/layout.h kMaxVcpus). */
+export const MAX_VCPUS = 32;
 
 export function hostMemoryMib(): number {
   return Math.floor(totalmem() / MIB);

@@ -7,6 +7,7 @@
 
 #include "arch/x86_64/layout.h"
 #include "arch/x86_64/memory_map.h"
+#include "arch/x86_64/random_seed.h"
 #include "base/bytes.h"
 
 namespace embervm {
@@ -26,6 +27,7 @@ constexpr std::size_t kRamdiskSize = 0x21c;
 constexpr std::size_t kCommandLinePointer = 0x228;
 constexpr std::size_t kKernelAlignment = 0x230;
 constexpr std::size_t kCommandLineSize = 0x238;
+constexpr std::size_t kSetupData = 0x250;
 constexpr std::size_t kE820Table = 0x2d0;
 constexpr std::size_t kE820EntrySize = 20;
 constexpr std::size_t kE820Capacity = 128;
@@ -99,6 +101,8 @@ Result<> WriteBootParams(const GuestMemory& memory, const std::optional<SetupHea
     StoreLe(page, kRamdiskSize, Low(initrd->size));
     StoreLe(page, kExtRamdiskSize, High(initrd->size));
   }
+  EMBERVM_TRY(WriteRandomSeed(memory));
+  StoreLe(page, kSetupData, layout::kRandomSeed);
   EMBERVM_TRY(WriteE820(page, memory));
   return memory.Write(layout::kBootParams, bytes);
 }

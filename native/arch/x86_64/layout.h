@@ -14,6 +14,7 @@ inline constexpr std::uint64_t kPageSize = 4096;
 inline constexpr std::uint64_t kMiB = 1024 * 1024;
 
 inline constexpr GuestAddr kGdt = 0x500;
+inline constexpr GuestAddr kRandomSeed = 0x2000;
 inline constexpr GuestAddr kPvhStartInfo = 0x6000;
 inline constexpr GuestAddr kPvhModules = 0x6040;
 inline constexpr GuestAddr kPvhMemoryMap = 0x6800;
