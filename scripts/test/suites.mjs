@@ -68,7 +68,7 @@ function fuzzTarget(program) {
   const name = basename(program);
   const scratch = join(root, 'build/fuzz', name);
   mkdirSync(scratch, { recursive: true });
-  const corpus = join(root, 'native/fuzz/corpus', name);
+  const corpus = join(root, 'native/fuzz/corpus', name.replace(/_fuzz$/, ''));
   return fuzzWith(name, [
     program,
     `-max_total_time=${FUZZ_SECONDS}`,
