@@ -18,7 +18,7 @@ namespace {
 // Linux has four or five; the header's own limit is 65535.
 constexpr std::size_t kMaxProgramHeaders = 128;
 // Notes of a kernel are some hundred bytes.
-constexpr std::uint64_t kMaxNoteSize = 64 * 1024;
+constexpr std::uint64_t kMaxNoteSize = std::uint64_t{64} * 1024;
 // include/xen/interface/elfnote.h: the 32-bit physical entry of PVH.
 constexpr std::uint32_t kXenPhys32Entry = 18;
 
