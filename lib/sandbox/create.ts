@@ -38,7 +38,8 @@ export async function createSandbox(input: unknown): Promise<SandboxCore> {
   try {
     return await boot.run();
   } catch (error) {
-    await boot.undo();
+    // What failed first is what the caller has to know.
+    await boot.undo().catch(() => {});
     throw error;
   }
 }
@@ -175,17 +176,22 @@ class Boot {
         const reason = stopReason(exit, undefined);
         reject(this.#failed(`the guest ended (${reason}): ${exit.message}`, { reason }));
       };
+      const onDeviceError = (device: string, message: string): void => {
+        reject(this.#failed(`its ${device} device was stopped: ${message}`, {}));
+      };
       const onAbort = (): void => {
         if (signal !== undefined) reject(abortedError(signal, `creating "${this.#name}"`));
       };
       const timer = setTimeout(() => reject(this.#timedOut()), bootTimeoutMs);
       machine.once('exit', onExit);
+      machine.once('device-error', onDeviceError);
       if (machine.exit !== undefined) onExit(machine.exit);
       signal?.addEventListener('abort', onAbort, { once: true });
       if (signal?.aborted) onAbort();
       stop = () => {
         clearTimeout(timer);
         machine.off('exit', onExit);
+        machine.off('device-error', onDeviceError);
         signal?.removeEventListener('abort', onAbort);
       };
     });
