@@ -54,7 +54,12 @@ export type NativeEvent =
   /** The guest connected to `port`, on which the host listens; `fd` is ours to own. */
   | { type: 'vsock-connection'; port: number; guestPort: number; fd: number }
   /** The last event of a machine. `fault`: the VMM or KVM could not go on; `message` says why. */
-  | { type: 'exit'; reason: NativeExitReason; message: string; context: Record<string, string | number> }
+  | {
+      type: 'exit';
+      reason: NativeExitReason;
+      message: string;
+      context: Record<string, string | number>;
+    }
   /** A device was stopped because its driver broke the protocol. The machine goes on. */
   | { type: 'device-error'; device: string; message: string }
   /** Guest output was dropped from the console ring for the first time. */
@@ -77,7 +82,17 @@ export interface NativeStats {
   /** Bytes of guest memory that are resident on the host. */
   residentBytes: number;
   console: { bytes: number; droppedBytes: number };
-  drives: Record<string, { readBytes: number; writtenBytes: number; reads: number; writes: number; flushes: number; errors: number }>;
+  drives: Record<
+    string,
+    {
+      readBytes: number;
+      writtenBytes: number;
+      reads: number;
+      writes: number;
+      flushes: number;
+      errors: number;
+    }
+  >;
   vsock: { connections: number; txBytes: number; rxBytes: number };
   interrupts: number;
 }

@@ -4,6 +4,7 @@
 
 #include <dirent.h>
 #include <doctest/doctest.h>
+
 #include <atomic>
 #include <chrono>
 #include <condition_variable>

@@ -41,10 +41,10 @@ TEST_CASE("vsock: the host connects, both talk, the guest closes") {
   VsockFixture f;
   f.StartConnect(1024);
   const VsockPacket request = f.guest.Expect(vsock::kOpRequest);
-  CHECK(request.header.src_port == 1U << 30U);
-  CHECK(request.header.dst_port == 1024);
-  CHECK(request.header.type == vsock::kTypeStream);
-  CHECK(request.header.buf_alloc >= 256 * 1024);
+  CHECK(+request.header.src_port == 1U << 30U);
+  CHECK(+request.header.dst_port == 1024);
+  CHECK(+request.header.type == vsock::kTypeStream);
+  CHECK(+request.header.buf_alloc >= 256 * 1024);
   VsockGuestStream stream(f.guest, 1024, request.header.src_port);
   stream.OnPacket(request);
   stream.Send(vsock::kOpResponse);
@@ -92,7 +92,7 @@ TEST_CASE("vsock: connections that do not come about") {
     f.StartConnect(7);
     const VsockPacket request = f.guest.Expect(vsock::kOpRequest);
     CHECK(code(f.WaitOutcome()) == "ERR_VSOCK_TIMEOUT");
-    CHECK(f.guest.Expect(vsock::kOpReset).header.src_port == request.header.src_port);
+    CHECK(+f.guest.Expect(vsock::kOpReset).header.src_port == request.header.src_port);
     // An answer that comes late is for nobody.
     f.guest.Send(VsockGuest::MakeHeader(vsock::kOpResponse, 7, request.header.src_port));
     f.guest.Expect(vsock::kOpReset);
@@ -128,8 +128,8 @@ TEST_CASE("vsock: the guest connects to ports with and without a listener") {
 
   f.guest.Send(VsockGuest::MakeHeader(vsock::kOpRequest, 556, 1025));
   const VsockPacket reset = f.guest.Expect(vsock::kOpReset);
-  CHECK(reset.header.src_port == 1025);
-  CHECK(reset.header.dst_port == 556);
+  CHECK(+reset.header.src_port == 1025);
+  CHECK(+reset.header.dst_port == 556);
 
   f.thread.Call([&] { f.device.muxer().Unlisten(1024); });
   f.guest.Send(VsockGuest::MakeHeader(vsock::kOpRequest, 557, 1024));
@@ -176,7 +176,7 @@ TEST_CASE("vsock: the guest half-closes") {
     CHECK(Text(ReceiveUpTo(host.get(), 13)) == "still sending");
     stream.Send(vsock::kOpShutdown, vsock::kShutdownSend);
     CHECK(ReceiveEnd(host.get()) == 0);
-    CHECK(f.guest.Expect(vsock::kOpReset).header.op == vsock::kOpReset);
+    CHECK(+f.guest.Expect(vsock::kOpReset).header.op == vsock::kOpReset);
   }
 }
 
@@ -186,12 +186,12 @@ TEST_CASE("vsock: the host half-closes, then closes") {
   REQUIRE(SendAll(host.get(), Bytes("request")));
   REQUIRE(::shutdown(host.get(), SHUT_WR) == 0);
   CHECK(Text(f.guest.Expect(vsock::kOpData).payload) == "request");
-  CHECK(f.guest.Expect(vsock::kOpShutdown).header.flags == vsock::kShutdownSend);
+  CHECK(+f.guest.Expect(vsock::kOpShutdown).header.flags == vsock::kShutdownSend);
   stream.Send(vsock::kOpData, 0, Bytes("response"));
   CHECK(Text(ReceiveUpTo(host.get(), 8)) == "response");
   CHECK(f.guest.Quiet());
   host.Reset();
-  CHECK(f.guest.Expect(vsock::kOpShutdown).header.flags == vsock::kShutdownBoth);
+  CHECK(+f.guest.Expect(vsock::kOpShutdown).header.flags == vsock::kShutdownBoth);
   stream.Send(vsock::kOpReset);
   CHECK(Eventually([&] { return f.device.counters().connections == 0; }));
   CHECK(f.guest.Quiet());
@@ -203,7 +203,7 @@ TEST_CASE("vsock: the host closes at once: one packet says both") {
   REQUIRE(SendAll(host.get(), Bytes("bye")));
   host.Reset();
   CHECK(Text(f.guest.Expect(vsock::kOpData).payload) == "bye");
-  CHECK(f.guest.Expect(vsock::kOpShutdown).header.flags == vsock::kShutdownBoth);
+  CHECK(+f.guest.Expect(vsock::kOpShutdown).header.flags == vsock::kShutdownBoth);
   CHECK(f.guest.Quiet());
   stream.Send(vsock::kOpShutdown, vsock::kShutdownBoth);
   f.guest.Expect(vsock::kOpReset);
@@ -350,7 +350,7 @@ TEST_CASE("vsock: the guest gets its credit back in time, and not in crumbs") {
   CHECK(updates <= kPackets * 4096 / 65536);
 
   stream.Send(vsock::kOpCreditRequest);
-  CHECK(f.guest.Expect(vsock::kOpCreditUpdate).header.fwd_cnt == kPackets * 4096U);
+  CHECK(+f.guest.Expect(vsock::kOpCreditUpdate).header.fwd_cnt == kPackets * 4096U);
 }
 
 TEST_CASE("vsock: packets that are garbage") {
@@ -370,7 +370,7 @@ TEST_CASE("vsock: packets that are garbage") {
       header.op = op;
       if (op == vsock::kOpReset) continue;
       f.guest.Send(header);
-      CHECK(f.guest.Expect(vsock::kOpReset).header.dst_port == 9);
+      CHECK(+f.guest.Expect(vsock::kOpReset).header.dst_port == 9);
     }
     header.op = vsock::kOpReset;
     f.guest.Send(header);
@@ -380,7 +380,7 @@ TEST_CASE("vsock: packets that are garbage") {
     header.type = 2;
     header.op = vsock::kOpRequest;
     f.guest.Send(header);
-    CHECK(f.guest.Expect(vsock::kOpReset).header.type == 2);
+    CHECK(+f.guest.Expect(vsock::kOpReset).header.type == 2);
   }
   SUBCASE("that claim more than they carry end the stream") {
     header = VsockGuest::MakeHeader(vsock::kOpData, 1024, stream.host_port());
@@ -461,7 +461,7 @@ TEST_CASE("vsock: an idle device sleeps, whatever its streams wait for") {
     response.buf_alloc = 100;
     f.guest.Send(response);
     CHECK(Text(f.guest.Expect(vsock::kOpData).payload) == "waiting");
-    CHECK(f.guest.Expect(vsock::kOpShutdown).header.flags == vsock::kShutdownBoth);
+    CHECK(+f.guest.Expect(vsock::kOpShutdown).header.flags == vsock::kShutdownBoth);
   }
   SUBCASE("a host that has half-closed") {
     auto [host, stream] = f.Connect();
@@ -473,7 +473,7 @@ TEST_CASE("vsock: an idle device sleeps, whatever its streams wait for") {
     auto [host, stream] = f.Connect();
     stream.Send(vsock::kOpShutdown, vsock::kShutdownReceive);
     host.Reset();
-    CHECK(f.guest.Expect(vsock::kOpShutdown).header.flags == vsock::kShutdownReceive);
+    CHECK(+f.guest.Expect(vsock::kOpShutdown).header.flags == vsock::kShutdownReceive);
     CHECK(f.CpuTimeDuring(std::chrono::milliseconds(200)) < std::chrono::milliseconds(40));
   }
 }
@@ -528,7 +528,7 @@ TEST_CASE("vsock: as many streams as allowed, then no more; all go away again") 
     f.guest.Send(VsockGuest::MakeHeader(vsock::kOpReset, 17, 1024));
     hosts.push_back(f.Accept(5000, 1024).host);
     REQUIRE(SendAll(hosts.back().get(), Bytes("x")));
-    CHECK(f.guest.Expect(vsock::kOpData).header.dst_port == 5000);
+    CHECK(+f.guest.Expect(vsock::kOpData).header.dst_port == 5000);
     f.guest.driver().Write32(virtio::kRegStatus, 0);
     CHECK(f.device.counters().connections == 0);
     for (const UniqueFd& host : hosts) CHECK(ReceiveEnd(host.get()) == 0);

@@ -121,7 +121,7 @@ struct VsockFixture {
   Pair Connect(std::uint32_t port = 1024) {
     StartConnect(port);
     const VsockPacket request = guest.Expect(vsock::kOpRequest);
-    REQUIRE(request.header.dst_port == port);
+    REQUIRE(+request.header.dst_port == port);
     VsockGuestStream stream(guest, port, request.header.src_port);
     stream.OnPacket(request);
     stream.Send(vsock::kOpResponse);
@@ -145,7 +145,7 @@ struct VsockFixture {
     VsockPacket response = guest.Receive();
     // Earlier streams may still have something to say.
     while (response.header.dst_port != guest_port) response = guest.Receive();
-    REQUIRE(response.header.op == vsock::kOpResponse);
+    REQUIRE(+response.header.op == vsock::kOpResponse);
     stream.OnPacket(response);
     const std::lock_guard lock(mutex);
     REQUIRE_FALSE(accepted.empty());

@@ -113,8 +113,8 @@ class VsockGuest {
                 .Read(slot, std::as_writable_bytes(std::span<vsock::Header, 1>(&packet.header, 1)))
                 .has_value());
     REQUIRE(used->len == sizeof(packet.header) + packet.header.len);
-    CHECK(packet.header.src_cid == vsock::kHostCid);
-    CHECK(packet.header.dst_cid == kCid);
+    CHECK(+packet.header.src_cid == vsock::kHostCid);
+    CHECK(+packet.header.dst_cid == kCid);
     packet.payload = driver_.Get(slot + sizeof(packet.header), packet.header.len);
     if (refill_) {
       GiveBuffer(slot);
@@ -133,7 +133,7 @@ class VsockGuest {
   // The next packet, which must be this operation.
   VsockPacket Expect(std::uint16_t op) {
     VsockPacket packet = Receive();
-    REQUIRE(packet.header.op == op);
+    REQUIRE(+packet.header.op == op);
     return packet;
   }
   // Nothing comes for a while.
