@@ -97,7 +97,8 @@ Result<> MmioTransport::Attach(Device& device) {
     return std::unexpected(Error("ERR_INTERNAL", "the virtio slot has a device already"));
   }
   const std::span<const std::uint16_t> sizes = device.queue_sizes();
-  for (std::uint16_t queue = 0; queue < sizes.size(); ++queue) {
+  while (notify_fds_.size() < sizes.size()) {
+    const auto queue = static_cast<std::uint16_t>(notify_fds_.size());
     EMBERVM_TRY_ASSIGN(UniqueFd fd, MakeEventFd());
     EMBERVM_TRY(loop_.AddFd(fd.get(), EPOLLIN, [this, queue](std::uint32_t) { OnNotify(queue); }));
     notify_fds_.push_back(std::move(fd));
@@ -328,8 +329,8 @@ void MmioTransport::ActivateDevice(std::span<const QueueConfig> configs, std::ui
   Device& device = *device_.load(std::memory_order_relaxed);
   const auto activate = [&]() -> Result<> {
     for (const QueueConfig& config : configs) {
-      EMBERVM_TRY_ASSIGN(Queue queue, Queue::Create(memory_, config, features));
-      queues_.push_back(std::move(queue));
+      EMBERVM_TRY_ASSIGN(const Queue queue, Queue::Create(memory_, config, features));
+      queues_.push_back(queue);
     }
     context_.emplace(DeviceContext{
         .memory = memory_, .loop = loop_, .host = *this, .queues = queues_, .features = features});
@@ -348,7 +349,7 @@ void MmioTransport::ActivateDevice(std::span<const QueueConfig> configs, std::ui
     return;
   }
   // A notification may have come before the device was ready for it.
-  for (std::uint16_t queue = 0; queue < queues_.size(); ++queue) Kick(queue);
+  for (const UniqueFd& fd : notify_fds_) SignalEventFd(fd);
 }
 
 void MmioTransport::DeactivateDevice() {

@@ -21,7 +21,7 @@ namespace embervm::devices {
 namespace {
 
 // At once from a constant page of zeroes, for file systems without ZERO_RANGE.
-constexpr std::size_t kZeroChunk = 64 * 1024;
+constexpr std::size_t kZeroChunk = 65536;
 constexpr std::array<std::byte, kZeroChunk> kZeroes{};
 
 std::string_view CodeForOpen(int error) {

@@ -45,7 +45,7 @@ void ConsoleRing::Append(virtio::Segments segments) {
     std::uint64_t skip = length > capacity_ ? length - capacity_ : 0;
     total_ += skip;
     for (const virtio::Segment& segment : segments) {
-      const std::size_t skipped = std::min<std::uint64_t>(skip, segment.iov_len);
+      const auto skipped = std::min<std::uint64_t>(skip, segment.iov_len);
       skip -= skipped;
       Store(std::span(static_cast<const std::byte*>(segment.iov_base), segment.iov_len)
                 .subspan(skipped));
@@ -65,7 +65,7 @@ void ConsoleRing::Append(std::byte byte) {
 
 std::vector<std::byte> ConsoleRing::Tail(std::size_t max_bytes) const {
   const std::lock_guard lock(mutex_);
-  const std::size_t length = std::min<std::uint64_t>({total_, capacity_, max_bytes});
+  const auto length = std::min<std::uint64_t>({total_, capacity_, max_bytes});
   std::vector<std::byte> tail;
   tail.reserve(length);
   const std::size_t begin = (total_ - length) % capacity_;

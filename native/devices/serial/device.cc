@@ -130,7 +130,7 @@ std::uint8_t SerialDevice::ModemStatus() const {
 
 void SerialDevice::WriteInterruptEnable(std::uint8_t value) {
   const std::uint8_t old = std::exchange(interrupt_enable_, value & kEnableMask);
-  const std::uint8_t enabled = static_cast<std::uint8_t>(interrupt_enable_ & ~old);
+  const auto enabled = static_cast<std::uint8_t>(interrupt_enable_ & ~old);
   // Enabling it while the transmitter is empty raises it at once; Linux tests for this.
   if ((enabled & kEnableTransmitEmpty) != 0) RaiseTransmitEmpty();
   if ((interrupt_enable_ & kEnableTransmitEmpty) == 0) transmit_empty_pending_ = false;

@@ -108,6 +108,7 @@ void VsockConnection::NoteForwarded(std::uint32_t bytes) {
 }
 
 std::uint32_t VsockConnection::ReadFromHost(virtio::Segments room) {
+  if (!readable || !MayRead()) return 0;
   const std::uint32_t limit = std::min(PeerFree(), vsock::kMaxPayload);
   const std::vector<virtio::Segment> part = virtio::Subrange(room, 0, limit);
   ssize_t got = 0;

@@ -52,7 +52,8 @@ Result<StreamPair> MakeStream() {
 // close by the guest the host shall see an end of file instead.
 void DiscardInput(int fd) {
   ::shutdown(fd, SHUT_RD);  // From here on the other end adds nothing.
-  std::array<std::byte, 16 * 1024> sink;
+  constexpr std::size_t kSinkBytes = 16384;
+  std::array<std::byte, kSinkBytes> sink;
   while (::recv(fd, sink.data(), sink.size(), MSG_DONTWAIT) > 0) {
   }
 }
@@ -376,8 +377,7 @@ bool VsockMuxer::NextPacket(VsockConnection& connection, virtio::Segments room, 
     header.flags = connection.WantedShutdown();
     connection.sent_shutdown = header.flags;
     if (header.flags == vsock::kShutdownBoth) StartCloseTimer(connection);
-  } else if (connection.readable && connection.MayRead() &&
-             (header.len = connection.ReadFromHost(room)) > 0) {
+  } else if (header.len = connection.ReadFromHost(room); header.len > 0) {
     header.op = vsock::kOpData;
     rx_bytes_.fetch_add(header.len, std::memory_order_relaxed);
   } else if (take(VsockConnection::kPendingCreditUpdate)) {

@@ -186,20 +186,17 @@ class Driver {
       if (queue(index).EnableInterrupts()) continue;
       const bool in_time = std::chrono::steady_clock::now() < deadline;
       REQUIRE(in_time);
-      WaitInterrupt();
+      if (WaitIrqLine()) {
+        AcknowledgeInterrupt();
+      } else {
+        const bool lost = queue(index).EnableInterrupts();
+        REQUIRE_FALSE(lost);
+      }
     }
   }
 
-  // Returns the causes, acknowledged; 0 after a second without an interrupt.
-  std::uint32_t WaitInterrupt(int milliseconds = 1000) {
-    pollfd state{.fd = transport_->irq_fd(), .events = POLLIN, .revents = 0};
-    if (::poll(&state, 1, milliseconds) != 1) return 0;
-    std::uint64_t count = 0;
-    REQUIRE(::read(transport_->irq_fd(), &count, sizeof(count)) == sizeof(count));
-    const std::uint32_t causes = Read32(virtio::kRegInterruptStatus);
-    Write32(virtio::kRegInterruptAck, causes);
-    return causes;
-  }
+  // Returns the causes, acknowledged; 0 when there is no interrupt for a long time.
+  std::uint32_t WaitInterrupt() { return WaitIrqLine() ? AcknowledgeInterrupt() : 0; }
 
   std::vector<std::string> failures() {
     const std::lock_guard lock(mutex_);
@@ -223,6 +220,19 @@ class Driver {
   }
 
  private:
+  bool WaitIrqLine() {
+    constexpr int kMilliseconds = 10000;
+    pollfd state{.fd = transport_->irq_fd(), .events = POLLIN, .revents = 0};
+    if (::poll(&state, 1, kMilliseconds) != 1) return false;
+    std::uint64_t count = 0;
+    return ::read(transport_->irq_fd(), &count, sizeof(count)) == sizeof(count);
+  }
+  std::uint32_t AcknowledgeInterrupt() {
+    const std::uint32_t causes = Read32(virtio::kRegInterruptStatus);
+    Write32(virtio::kRegInterruptAck, causes);
+    return causes;
+  }
+
   LoopThread& thread_;
   GuestMemory memory_;
   GuestArena arena_;
