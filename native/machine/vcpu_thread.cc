@@ -48,6 +48,7 @@ void VcpuThread::Command(Wish wish) {
     // Stop is final.
     if (wish_.load(std::memory_order_relaxed) == Wish::kStop) return;
     wish_.store(wish, std::memory_order_seq_cst);
+    if (wish == Wish::kPause) ++pauses_;
   }
   changed_.notify_all();
   if (wish == Wish::kRun || !thread_.joinable()) return;
@@ -84,9 +85,16 @@ void VcpuThread::WaitWhilePaused() {
   // Tells the guest's watchdogs that time stood still; a guest without
   // kvm-clock has none that would ask.
   [[maybe_unused]] const Result<> marked = vcpu_.MarkClockPaused();
-  host_.VcpuPaused();
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return wish_.load() != Wish::kPause; });
+  while (wish_.load() == Wish::kPause) {
+    // Each pause is answered: a resume and the next pause may both come before
+    // this thread wakes.
+    const std::uint64_t answered = pauses_;
+    lock.unlock();
+    host_.VcpuPaused();
+    lock.lock();
+    changed_.wait(lock, [&] { return wish_.load() != Wish::kPause || pauses_ != answered; });
+  }
 }
 
 std::optional<ExitInfo> VcpuThread::RunGuest() {

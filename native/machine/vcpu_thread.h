@@ -79,6 +79,7 @@ class VcpuThread {
   // consistent store pairs with the load that follows the vCPU thread's
   // clearing of immediate_exit: one of the two sees the other.
   std::atomic<Wish> wish_{Wish::kRun};
+  std::uint64_t pauses_ = 0;  // Guarded by mutex_.
 
   static constexpr clockid_t kNoClock = -1;
   static constexpr std::int64_t kNotYet = -1;
