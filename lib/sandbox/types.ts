@@ -53,6 +53,7 @@ export interface Metrics {
   cpu: { timeMs: number; cpus: number };
   memory: { limitBytes: number; residentBytes: number };
   disk: { readBytes: number; writtenBytes: number };
+  /** As the guest sees it. */
   vsock: { receivedBytes: number; sentBytes: number };
   processes: { running: number };
 }
