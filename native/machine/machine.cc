@@ -17,18 +17,18 @@ Result<std::unique_ptr<Machine>> Machine::Create(MachineConfig config, MachineOb
   machine->core_ = std::make_shared<MachineCore>(*machine->loop_, observer, created_ns);
   EMBERVM_TRY_ASSIGN(
       machine->thread_,
-      Thread::Start("ember-device",
-                    [core = machine->core_, loop = machine->loop_.get(), config = std::move(config),
-                     created = std::move(created)]() mutable {
-                      Result<> built = core->Build(config);
-                      if (!built.has_value()) {
-                        core->TearDown();
-                        created(std::move(built));
-                        return;
-                      }
-                      created({});
-                      loop->Run();
-                    }));
+      Thread::Start("ember-device", [self = machine.get(), config = std::move(config),
+                                     created = std::move(created)]() mutable {
+        Result<> built = self->core_->Build(config);
+        if (!built.has_value()) {
+          self->core_->TearDown();
+          self->closing_.store(true);
+          // What was asked meanwhile is still answered, by Run().
+          self->loop_->Stop();
+        }
+        created(std::move(built));
+        self->loop_->Run();
+      }));
   return machine;
 }
 

@@ -170,7 +170,10 @@ void MachineCore::Resume(Completion<> done) {
 
 void MachineCore::Kill(Completion<> done) {
   const MachineState state = state_.load();
-  if (state == MachineState::kStopped || state == MachineState::kCrashed) return done({});
+  if (state == MachineState::kStopped || state == MachineState::kCrashed ||
+      state == MachineState::kClosed) {
+    return done({});
+  }
   killing_.push_back(std::move(done));
   StopVcpus({.reason = ExitReason::kKilled, .message = "the machine was killed", .context = {}});
 }

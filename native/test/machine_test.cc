@@ -9,6 +9,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <future>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -67,9 +68,10 @@ MachineConfig Config(const TinyKernel& kernel, std::uint32_t vcpus = 1) {
 // Runs one asynchronous operation and waits for its answer.
 template <class Operation>
 Result<> Await(Operation operation) {
-  std::promise<Result<>> promise;
-  auto future = promise.get_future();
-  operation([&promise](Result<> result) { promise.set_value(std::move(result)); });
+  // Shared: the answering thread may still be inside set_value() when it is waited for.
+  const auto promise = std::make_shared<std::promise<Result<>>>();
+  auto future = promise->get_future();
+  operation([promise](Result<> result) { promise->set_value(std::move(result)); });
   REQUIRE(future.wait_for(kPatience) == std::future_status::ready);
   return future.get();
 }
@@ -86,9 +88,9 @@ std::unique_ptr<Machine> Create(MachineConfig config, Recorder& recorder) {
 }
 
 void Close(std::unique_ptr<Machine>& machine) {
-  std::promise<void> closed;
-  machine->Close([&closed] { closed.set_value(); });
-  REQUIRE(closed.get_future().wait_for(kPatience) == std::future_status::ready);
+  const auto closed = std::make_shared<std::promise<void>>();
+  machine->Close([closed] { closed->set_value(); });
+  REQUIRE(closed->get_future().wait_for(kPatience) == std::future_status::ready);
   machine->Join();
   CHECK(machine->state() == MachineState::kClosed);
   machine.reset();
@@ -251,11 +253,11 @@ TEST_CASE("calls that race with closing are answered") {
     const auto count = [&answers](auto&&) { ++answers; };
     machine->Pause(count);
     machine->ConnectVsock(1, count);
-    std::promise<void> closed;
-    machine->Close([&closed] { closed.set_value(); });
+    const auto closed = std::make_shared<std::promise<void>>();
+    machine->Close([closed] { closed->set_value(); });
     machine->Resume(count);
     machine->Kill(count);
-    REQUIRE(closed.get_future().wait_for(kPatience) == std::future_status::ready);
+    REQUIRE(closed->get_future().wait_for(kPatience) == std::future_status::ready);
     machine.reset();
     CHECK(answers == 4);
   }
