@@ -1,5 +1,5 @@
 /** Pieces that several schemas share. */
-import { z } from 'zod';
+import * as z from './zod.js';
 
 const MAX_NAME = 128;
 /** `setTimeout` fires at once for anything longer. */

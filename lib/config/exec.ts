@@ -1,5 +1,5 @@
 /** Options of `sandbox.exec` and `sandbox.shell`. */
-import { z } from 'zod';
+
 import { ConfigError } from '../errors.js';
 import {
   abortSignal,
@@ -12,6 +12,7 @@ import {
   onlyBuilt,
 } from './common.js';
 import { parseConfig } from './parse.js';
+import * as z from './zod.js';
 
 const DEFAULT_MAX_BUFFER = 16 * 1024 * 1024;
 /** A longer result would not fit in a string. */

@@ -1,6 +1,6 @@
 /** Bounds that depend on the host. */
 import { totalmem } from 'node:os';
-import { z } from 'zod';
+import * as z from './zod.js';
 
 const MIB = 1024 * 1024;
 export const MIN_MEMORY_MIB = 32;

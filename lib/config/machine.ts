@@ -1,8 +1,9 @@
 /** Configuration of a `Machine`. */
-import { z } from 'zod';
+
 import { abortSignal, hostPath, nonEmptyText, notBuilt, onlyBuilt, timeoutMs } from './common.js';
 import { memoryMib, vcpuCount } from './host-limits.js';
 import { parseConfig } from './parse.js';
+import * as z from './zod.js';
 
 const DEFAULT_CONSOLE_BYTES = 64 * 1024;
 const MAX_CONSOLE_BYTES = 64 * 1024 * 1024;

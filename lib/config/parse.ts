@@ -2,8 +2,9 @@
  * The one door from caller's objects to ours: parses with zod and turns what
  * zod found into errors that name the option, the value and the bound.
  */
-import type { z } from 'zod';
+
 import { ConfigError } from '../errors.js';
+import type * as z from './zod.js';
 
 type Issue = z.core.$ZodIssue;
 

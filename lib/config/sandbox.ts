@@ -1,5 +1,5 @@
 /** Options of `Sandbox.create`. */
-import { z } from 'zod';
+
 import {
   abortSignal,
   absoluteGuestPath,
@@ -14,6 +14,7 @@ import {
 import { memoryMib, vcpuCount } from './host-limits.js';
 import { kernelArgument } from './machine.js';
 import { parseConfig } from './parse.js';
+import * as z from './zod.js';
 
 const MAX_HOSTNAME = 64;
 /** The templates' group descriptors have room for 256 GiB. */

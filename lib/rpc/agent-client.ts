@@ -1,6 +1,5 @@
 /** The guest agent's services in plain types: nothing above this file sees protobuf. */
 import type { Duplex } from 'node:stream';
-import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { type ExecFailureKind, RpcError } from '../errors.js';
 import { type CallOptions, TtrpcClient } from './client.js';
 import {
@@ -16,6 +15,7 @@ import {
   SignalRequestSchema,
   SignalResponseSchema,
 } from './gen/agent_pb.js';
+import { create, fromBinary, toBinary } from './protobuf.js';
 import type { TtrpcStream } from './stream.js';
 
 /** Where the agent dials on the host, and where it listens in the guest. */

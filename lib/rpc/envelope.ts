@@ -1,7 +1,8 @@
 /** The data of Request and Response frames. */
-import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
+
 import { RpcError } from '../errors.js';
 import { type Request, RequestSchema, type Response, ResponseSchema } from './gen/ttrpc_pb.js';
+import { create, fromBinary, toBinary } from './protobuf.js';
 
 export type { Request, Response };
 

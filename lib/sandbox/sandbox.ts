@@ -7,6 +7,17 @@ import type { VsockListener } from '../machine/types.js';
 import type { SandboxCore } from './core.js';
 import type { BootReport, Execution, Metrics, SandboxStatus, StopResult } from './types.js';
 
+/** What a creation takes, one after the other: in one go it would hold up the event loop. */
+async function loadInSteps(): Promise<void> {
+  await import('../config/zod.js');
+  await import('../config/common.js');
+  await import('../config/machine.js');
+  await import('../config/sandbox.js');
+  await import('../config/exec.js');
+  await import('../rpc/protobuf.js');
+  await import('../rpc/agent-client.js');
+}
+
 type BufferOptions = ExecOptions & { encoding: 'buffer' };
 
 /**
@@ -28,9 +39,7 @@ export class Sandbox implements AsyncDisposable {
    * gone when it ends: stop, kill or close it, or dispose of it.
    */
   static async create(options: SandboxOptions = {}): Promise<Sandbox> {
-    // One after the other: evaluated in one go they would hold up the event loop.
-    await import('../config/sandbox.js');
-    await import('../rpc/agent-client.js');
+    await loadInSteps();
     const { createSandbox } = await import('./create.js');
     return new Sandbox(await createSandbox(options));
   }

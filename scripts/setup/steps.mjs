@@ -118,7 +118,13 @@ export const steps = [
   {
     name: 'typescript',
     title: 'TypeScript',
-    inputs: ['lib', 'tsconfig.json', 'tsconfig.base.json', 'package-lock.json'],
+    inputs: [
+      'lib',
+      'tsconfig.json',
+      'tsconfig.base.json',
+      'package-lock.json',
+      'scripts/bundle-deps.mjs',
+    ],
     outputs: ['dist/index.js'],
     run: async (onLine) => {
       const fresh = join(root, 'build/dist');
@@ -127,6 +133,8 @@ export const steps = [
       await runLogged('typescript', [node, tsc, '-p', 'tsconfig.json', '--outDir', fresh], {
         onLine,
       });
+      const bundle = join(root, 'scripts/bundle-deps.mjs');
+      await runLogged('typescript', [node, bundle, fresh], { onLine });
       rmSync(join(root, 'dist'), { recursive: true, force: true });
       renameSync(fresh, join(root, 'dist'));
     },
