@@ -9,6 +9,8 @@ import { runLogged } from '../lib/run.mjs';
 
 const FUZZ_SECONDS = Number(process.env.EMBERVM_FUZZ_SECONDS ?? 10);
 
+const symbolizer = '/usr/bin/llvm-symbolizer-19';
+
 /** Runs a program with its output shown, and gives back that output and the exit code. */
 function show(command, env = {}) {
   return new Promise((resolve) => {
@@ -115,8 +117,8 @@ async function vitest() {
 
 /** @type {Record<string, () => Promise<{ passed: number, failed: number }>>} */
 export const suites = {
-  native: () => native('asan-ubsan', {}),
-  threads: () => native('tsan', {}),
+  native: () => native('asan-ubsan', { ASAN_SYMBOLIZER_PATH: symbolizer }),
+  threads: () => native('tsan', { TSAN_OPTIONS: `external_symbolizer_path=${symbolizer}` }),
   fuzz,
   agent: async () => count(await show([join(root, 'native/agent/test/run')]), PLAIN),
   vitest,
