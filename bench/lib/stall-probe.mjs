@@ -21,16 +21,11 @@ export class StallProbe {
     this.#timer = setInterval(() => this.#tick(), PERIOD_MS);
   }
 
-  /** Longest stall since the last call, and the longest that was not a wait for a CPU. */
-  take() {
-    const worst = this.#worst;
-    this.#worst = { stallMs: 0, blockedMs: 0 };
-    return worst;
-  }
-
+  /** The longest stall, and the longest that was not a wait for a CPU. */
   stop() {
     clearInterval(this.#timer);
     closeSync(this.#file);
+    return this.#worst;
   }
 
   #tick() {

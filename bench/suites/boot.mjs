@@ -50,7 +50,6 @@ export async function measure(note) {
     { name: 'idle_overhead_mib', value: round(memory.overheadMib), unit: 'MiB' },
     { name: 'event_loop_stall_ms', value: round(loop.stallMs), unit: 'ms' },
     { name: 'event_loop_blocked_ms', value: round(loop.blockedMs), unit: 'ms' },
-    { name: 'first_use_blocked_ms', value: round(loop.firstUseMs), unit: 'ms' },
     { name: 'import_mib', value: round(memory.importMib), unit: 'MiB' },
     { name: 'idle_guest_resident_mib', value: round(memory.guestMib), unit: 'MiB' },
   ];

@@ -134,7 +134,7 @@ export const steps = [
         onLine,
       });
       const bundle = join(root, 'scripts/bundle-deps.mjs');
-      await runLogged('typescript', [node, bundle, fresh], { onLine });
+      await runLogged('typescript', [node, bundle, fresh], { onLine, append: true });
       rmSync(join(root, 'dist'), { recursive: true, force: true });
       renameSync(fresh, join(root, 'dist'));
     },
