@@ -39,7 +39,7 @@ DeviceSet::~DeviceSet() = default;
 Result<std::unique_ptr<DeviceSet>> DeviceSet::Create(const MachineConfig& config, KvmVm& vm,
                                                      const GuestMemory& memory, EventLoop& loop,
                                                      devices::ConsoleRing& console,
-                                                     FailureHandler on_failure) {
+                                                     const FailureHandler& on_failure) {
   std::unique_ptr<DeviceSet> set(new DeviceSet());
   for (const DriveConfig& drive : config.drives) {
     EMBERVM_TRY_ASSIGN(std::unique_ptr<devices::BlockDevice> block,

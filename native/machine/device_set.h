@@ -35,7 +35,7 @@ class DeviceSet {
   static Result<std::unique_ptr<DeviceSet>> Create(const MachineConfig& config, KvmVm& vm,
                                                    const GuestMemory& memory, EventLoop& loop,
                                                    devices::ConsoleRing& console,
-                                                   FailureHandler on_failure);
+                                                   const FailureHandler& on_failure);
   DeviceSet(const DeviceSet&) = delete;
   DeviceSet& operator=(const DeviceSet&) = delete;
   ~DeviceSet();

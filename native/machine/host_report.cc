@@ -57,7 +57,7 @@ HostReport ProbeHost() {
   report.cpus = static_cast<std::uint32_t>(sysconf(_SC_NPROCESSORS_ONLN));
   const auto pages = static_cast<std::uint64_t>(sysconf(_SC_PHYS_PAGES));
   const auto page_size = static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
-  constexpr std::uint64_t kBytesPerMib = 1024 * 1024;
+  constexpr std::uint64_t kBytesPerMib = std::uint64_t{1024} * 1024;
   report.memory_mib = pages * page_size / kBytesPerMib;
 
   const auto kvm = Kvm::Open();

@@ -75,7 +75,7 @@ void VcpuThread::Main() {
 
   timespec time{};
   cpu_clock_.store(kNoClock);
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  static_cast<void>(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time));
   cpu_time_ns_.store(static_cast<std::uint64_t>(time.tv_sec) * kNsPerSecond +
                      static_cast<std::uint64_t>(time.tv_nsec));
   host_.VcpuEnded(std::move(end));

@@ -23,7 +23,7 @@ std::shared_ptr<JsQueue> JsQueue::Create(Napi::Env env, BatchEnd batch_end) {
     return nullptr;
   }
   napi_unref_threadsafe_function(env, queue->function_);
-  return queue;
+  return queue;  // NOLINT(performance-no-automatic-move): a share is cheap.
 }
 
 JsQueue::~JsQueue() = default;

@@ -11,7 +11,7 @@
 namespace embervm::layout {
 
 inline constexpr std::uint64_t kPageSize = 4096;
-inline constexpr std::uint64_t kMiB = 1024 * 1024;
+inline constexpr std::uint64_t kMiB = std::uint64_t{1024} * 1024;
 
 inline constexpr GuestAddr kGdt = 0x500;
 inline constexpr GuestAddr kRandomSeed = 0x2000;

@@ -1,12 +1,12 @@
 #include "arch/x86_64/random_seed.h"
 
-#include <string.h>
 #include <sys/random.h>
 
 #include <array>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 
 #include "arch/x86_64/layout.h"
