@@ -255,6 +255,18 @@ TEST_CASE("block: discard gives space back, write-zeroes zeroes") {
   CHECK(f.Request(block::kTypeDiscard, 0).status == 1);
 }
 
+TEST_CASE("block: a range is no longer than announced") {
+  Fixture f(false, std::uint64_t{4} << 30U);
+  const auto range = [&f](std::uint32_t type, std::uint32_t count) {
+    const block::RangeSegment segment{.sector = 0, .sector_count = count, .flags = 0};
+    return f.Request(type, 0, {{f.driver.PutStruct(segment), sizeof(segment), false}}).status;
+  };
+  CHECK(range(block::kTypeDiscard, block::kMaxDiscardSectors) == 0);
+  CHECK(range(block::kTypeDiscard, block::kMaxDiscardSectors + 1) == 1);
+  CHECK(range(block::kTypeWriteZeroes, block::kMaxWriteZeroesSectors) == 0);
+  CHECK(range(block::kTypeWriteZeroes, block::kMaxWriteZeroesSectors + 1) == 1);
+}
+
 TEST_CASE("block: a read-only disk is not written") {
   Fixture f(true);
   const GuestAddr buffer = f.driver.Put(f.Pattern(512, 5));

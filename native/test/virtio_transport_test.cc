@@ -39,7 +39,6 @@ class RecordingDevice final : public Device {
   }
   void Notify(std::uint16_t queue) override {
     ++notifications[queue];
-    if (hold) return;
     ServiceQueue(*context_, queue, 64, [](const Chain& chain) { return chain.writable_bytes(); });
   }
   void Reset() override {
@@ -51,7 +50,6 @@ class RecordingDevice final : public Device {
   std::array<std::byte, 6> config_bytes{std::byte{1}, std::byte{2}, std::byte{3},
                                         std::byte{4}, std::byte{5}, std::byte{6}};
   std::atomic<bool> refuse = false;
-  std::atomic<bool> hold = false;
   std::atomic<std::uint64_t> features_seen = 0;
   std::atomic<int> activations = 0;
   std::atomic<int> resets = 0;
@@ -262,9 +260,9 @@ TEST_CASE("transport: activation kicks every queue, reset drops everything") {
   f.driver.Start();
   CHECK(Eventually([&] { return f.device.notifications[0] >= 1; }));
   CHECK(Eventually([&] { return f.device.notifications[1] >= 1; }));
-  f.device.hold = true;
   f.driver.queue(0).Add({{0x1000, 4, true}});
   f.driver.Kick(0);
+  REQUIRE(Eventually([&] { return f.driver.Read32(kRegInterruptStatus) == kInterruptQueue; }));
   f.driver.Write32(kRegStatus, 0);
   CHECK(f.device.resets == 1);
   CHECK(f.driver.Read32(kRegInterruptStatus) == 0);
@@ -310,6 +308,20 @@ TEST_CASE("transport: a broken ring stops this device only, and a reset mends it
   f.driver.queue(0).Add({{0x1000, 4, true}});
   f.driver.Kick(0);
   CHECK(f.driver.WaitUsed(0).len == 4);
+}
+
+TEST_CASE("transport: a device that failed is not notified again before its reset") {
+  Fixture f;
+  f.driver.Start();
+  REQUIRE(Eventually([&] { return f.device.notifications[1] >= 1; }));
+  const int before = f.device.notifications[1];
+  f.driver.queue(0).SetAvailIndex(0x7000);
+  f.thread.WhileBlocked([&] {
+    f.driver.Kick(0);
+    f.driver.Kick(1);
+  });
+  CHECK(Eventually([&] { return f.device.resets == 1; }));
+  CHECK(f.device.notifications[1] == before);
 }
 
 TEST_CASE("transport: configuration space") {

@@ -98,13 +98,12 @@ void VsockConnection::MarkHostGone() {
 void VsockConnection::NoteForwarded(std::uint32_t bytes) {
   forwarded_ += bytes;
   const std::uint32_t unannounced = forwarded_ - announced_forwarded_;
-  if (unannounced == 0) return;
   // Early enough that a guest which keeps sending never waits for us, rarely enough
   // that an update, with its interrupt, comes once in 64 KiB at most.
   const std::uint32_t known_free = kBufAlloc - (received_from_guest_ - announced_forwarded_);
-  const bool low = known_free < kBufAlloc / 2;
-  if (unannounced >= kBufAlloc / 4 && low) pending |= kPendingCreditUpdate;
-  if (to_host.empty() && low) pending |= kPendingCreditUpdate;
+  if (unannounced >= kBufAlloc / 4 && known_free < kBufAlloc / 2) {
+    pending |= kPendingCreditUpdate;
+  }
 }
 
 std::uint32_t VsockConnection::ReadFromHost(virtio::Segments room) {

@@ -306,7 +306,7 @@ bool VsockMuxer::UpdateInterest(VsockConnection& connection) {
   // it is the only way to learn of it; elsewhere it would spin until the guest gives
   // credit, so the descriptor is not watched then.
   const bool watch_hangup =
-      !connection.host_gone && !connection.MayRead() &&
+      !connection.host_gone &&
       (connection.host_eof || (connection.peer_shutdown & vsock::kShutdownReceive) != 0);
   std::optional<std::uint32_t> wanted;
   if (events != 0 || watch_hangup) wanted = events;
