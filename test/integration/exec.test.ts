@@ -209,12 +209,12 @@ describeGuest('a sandbox', () => {
   });
 
   test('runs commands side by side, each with its own result', async () => {
-    const runs = Array.from({ length: 8 }, (_, index) =>
-      sandbox.shell(`echo ${index}; cat; exit ${index}`, { stdin: `in ${index}` }),
+    const runs = Array.from({ length: 5 }, (_, index) =>
+      sandbox.shell(`read line; echo "${index} $line"; exit ${index}`, { stdin: `in ${index}\n` }),
     );
     const results = await Promise.all(runs);
     results.forEach((result, index) => {
-      expect(result).toMatchObject({ exitCode: index, stdout: `${index}\nin ${index}` });
+      expect(result).toMatchObject({ exitCode: index, stdout: `${index} in ${index}\n` });
     });
   });
 
@@ -350,7 +350,7 @@ describeGuest('a sandbox', () => {
     expect(metrics.memory.limitBytes).toBe(128 * 2 ** 20);
     expect(metrics.memory.residentBytes).toBeGreaterThan(8 * 2 ** 20);
     expect(metrics.disk.readBytes).toBeGreaterThan(0);
-    expect(metrics.vsock.receivedBytes).toBeGreaterThan(1_000_000);
+    expect(metrics.vsock.receivedBytes).toBeGreaterThan(500_000);
     expect(metrics.vsock.sentBytes).toBeGreaterThan(8 * 2 ** 20);
     expect(metrics.uptimeMs).toBeGreaterThan(0);
     expect(metrics.processes.running).toBe(0);
