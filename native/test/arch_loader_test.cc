@@ -127,6 +127,14 @@ TEST_CASE("broken ELF files") {
        "0xfffffffffffffff7"},
       {"file larger than memory", [] { return Elf([](auto& i) { i.segments[1].p_memsz = 3; }); },
        kInvalid, "0x4"},
+      {"in the file alone",
+       [] {
+         return Elf([](auto& i) {
+           i.segments[1].p_paddr = i.header.e_entry = kMemory;
+           i.segments[1].p_memsz = 0;
+         });
+       },
+       kInvalid, "0x4"},
       {"offset wraps", [] { return Elf([](auto& i) { i.segments[0].p_offset = ~0ULL; }); },
        kInvalid, "0xffffffffffffffff"},
       {"size wraps",

@@ -73,6 +73,8 @@ Result<GuestAddr> LoadSegment(const GuestMemory& memory, const KernelFile& file,
                                         Hex(segment.p_filesz) + ") than in memory (" +
                                         Hex(segment.p_memsz) + ")"));
   }
+  // An empty segment may name any address: it occupies none.
+  if (segment.p_memsz == 0) return GuestAddr{0};
   if (!RangeFits(segment.p_offset, segment.p_filesz, file.size())) {
     return std::unexpected(file.Invalid("is truncated: a segment of " + Hex(segment.p_filesz) +
                                         " bytes at " + Hex(segment.p_offset) + " of a file of " +
@@ -144,7 +146,7 @@ Result<LoadedKernel> LoadElf(const GuestMemory& memory, const KernelFile& file) 
                       .end = 0,
                       .setup_header = std::nullopt};
   for (const Elf64_Phdr& segment : segments) {
-    if (segment.p_type == PT_LOAD && segment.p_memsz > 0) {
+    if (segment.p_type == PT_LOAD) {
       EMBERVM_TRY_ASSIGN(const GuestAddr end, LoadSegment(memory, file, segment));
       kernel.end = std::max(kernel.end, end);
     } else if (segment.p_type == PT_NOTE && !kernel.pvh_entry) {
