@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file agent.proto.
  */
 export const file_agent: GenFile = /*@__PURE__*/
-  fileDesc("CgthZ2VudC5wcm90bxIQZW1iZXJ2bS5hZ2VudC52MSIQCg5HZXRJbmZvUmVxdWVzdCJoCg9HZXRJbmZvUmVzcG9uc2USFQoNYWdlbnRfdmVyc2lvbhgBIAEoCRIWCg5rZXJuZWxfcmVsZWFzZRgCIAEoCRISCgpzdGFydGVkX25zGAMgASgEEhIKCmRpYWxsZWRfbnMYBCABKAQiSAoFTW91bnQSDgoGc291cmNlGAEgASgJEg4KBmZzdHlwZRgCIAEoCRIMCgRkYXRhGAMgASgJEhEKCXJlYWRfb25seRgEIAEoCCJxCgtPdmVybGF5Um9vdBImCgVsb3dlchgBIAEoCzIXLmVtYmVydm0uYWdlbnQudjEuTW91bnQSJgoFdXBwZXIYAiABKAsyFy5lbWJlcnZtLmFnZW50LnYxLk1vdW50EhIKCmdyb3dfdXBwZXIYAyABKAgiRQoNRGlyZWN0b3J5Um9vdBImCgVtb3VudBgBIAEoCzIXLmVtYmVydm0uYWdlbnQudjEuTW91bnQSDAoEcGF0aBgCIAEoCSKUAQoQU2V0VXBSb290UmVxdWVzdBIwCgdvdmVybGF5GAEgASgLMh0uZW1iZXJ2bS5hZ2VudC52MS5PdmVybGF5Um9vdEgAEjQKCWRpcmVjdG9yeRgCIAEoCzIfLmVtYmVydm0uYWdlbnQudjEuRGlyZWN0b3J5Um9vdEgAEhAKCGhvc3RuYW1lGAMgASgJQgYKBHJvb3QiEwoRU2V0VXBSb290UmVzcG9uc2UiIwoPUG93ZXJPZmZSZXF1ZXN0EhAKCGdyYWNlX21zGAEgASgNIhIKEFBvd2VyT2ZmUmVzcG9uc2UiYQoJRXhlY1N0YXJ0Eg8KB2V4ZWNfaWQYASABKAQSDAoEYXJncxgCIAMoCRILCgNlbnYYAyADKAkSCwoDY3dkGAQgASgJEgwKBHVzZXIYBSABKAkSDQoFc3RkaW4YBiABKAgibgoLRXhlY1JlcXVlc3QSLAoFc3RhcnQYASABKAsyGy5lbWJlcnZtLmFnZW50LnYxLkV4ZWNTdGFydEgAEg8KBXN0ZGluGAIgASgMSAASFQoLc3RkaW5fY2xvc2UYAyABKAhIAEIJCgdyZXF1ZXN0IhoKC0V4ZWNTdGFydGVkEgsKA3BpZBgBIAEoBSJSCgpFeGVjRXhpdGVkEhMKCWV4aXRfY29kZRgBIAEoBUgAEhAKBnNpZ25hbBgCIAEoBUgAEhMKC291dHB1dF9oZWxkGAMgASgIQggKBnN0YXR1cyJdCgpFeGVjRmFpbGVkEi8KBGtpbmQYASABKA4yIS5lbWJlcnZtLmFnZW50LnYxLkV4ZWNGYWlsdXJlS2luZBINCgVlcnJubxgCIAEoBRIPCgdtZXNzYWdlGAMgASgJIsoBCglFeGVjRXZlbnQSMAoHc3RhcnRlZBgBIAEoCzIdLmVtYmVydm0uYWdlbnQudjEuRXhlY1N0YXJ0ZWRIABIQCgZzdGRvdXQYAiABKAxIABIQCgZzdGRlcnIYAyABKAxIABIuCgZleGl0ZWQYBCABKAsyHC5lbWJlcnZtLmFnZW50LnYxLkV4ZWNFeGl0ZWRIABIuCgZmYWlsZWQYBSABKAsyHC5lbWJlcnZtLmFnZW50LnYxLkV4ZWNGYWlsZWRIAEIHCgVldmVudCI/Cg1TaWduYWxSZXF1ZXN0Eg8KB2V4ZWNfaWQYASABKAQSDgoGc2lnbmFsGAIgASgFEg0KBWdyb3VwGAMgASgIIiMKDlNpZ25hbFJlc3BvbnNlEhEKCWRlbGl2ZXJlZBgBIAEoCCrRAgoPRXhlY0ZhaWx1cmVLaW5kEiEKHUVYRUNfRkFJTFVSRV9LSU5EX1VOU1BFQ0lGSUVEEAASHwobRVhFQ19GQUlMVVJFX0tJTkRfTk9UX0ZPVU5EEAESJwojRVhFQ19GQUlMVVJFX0tJTkRfUEVSTUlTU0lPTl9ERU5JRUQQAhIkCiBFWEVDX0ZBSUxVUkVfS0lORF9OT1RfRVhFQ1VUQUJMRRADEh0KGUVYRUNfRkFJTFVSRV9LSU5EX0JBRF9DV0QQBBIeChpFWEVDX0ZBSUxVUkVfS0lORF9CQURfVVNFUhAFEiQKIEVYRUNfRkFJTFVSRV9LSU5EX1JFU09VUkNFX0xJTUlUEAYSIwofRVhFQ19GQUlMVVJFX0tJTkRfT1VUX09GX01FTU9SWRAHEiEKHUVYRUNfRkFJTFVSRV9LSU5EX0JBRF9SRVFVRVNUEAgygAIKBUFnZW50Ek4KB0dldEluZm8SIC5lbWJlcnZtLmFnZW50LnYxLkdldEluZm9SZXF1ZXN0GiEuZW1iZXJ2bS5hZ2VudC52MS5HZXRJbmZvUmVzcG9uc2USVAoJU2V0VXBSb290EiIuZW1iZXJ2bS5hZ2VudC52MS5TZXRVcFJvb3RSZXF1ZXN0GiMuZW1iZXJ2bS5hZ2VudC52MS5TZXRVcFJvb3RSZXNwb25zZRJRCghQb3dlck9mZhIhLmVtYmVydm0uYWdlbnQudjEuUG93ZXJPZmZSZXF1ZXN0GiIuZW1iZXJ2bS5hZ2VudC52MS5Qb3dlck9mZlJlc3BvbnNlMp4BCgdQcm9jZXNzEkYKBEV4ZWMSHS5lbWJlcnZtLmFnZW50LnYxLkV4ZWNSZXF1ZXN0GhsuZW1iZXJ2bS5hZ2VudC52MS5FeGVjRXZlbnQoATABEksKBlNpZ25hbBIfLmVtYmVydm0uYWdlbnQudjEuU2lnbmFsUmVxdWVzdBogLmVtYmVydm0uYWdlbnQudjEuU2lnbmFsUmVzcG9uc2ViBnByb3RvMw");
+  fileDesc("CgthZ2VudC5wcm90bxIQZW1iZXJ2bS5hZ2VudC52MSIQCg5HZXRJbmZvUmVxdWVzdCJoCg9HZXRJbmZvUmVzcG9uc2USFQoNYWdlbnRfdmVyc2lvbhgBIAEoCRIWCg5rZXJuZWxfcmVsZWFzZRgCIAEoCRISCgpzdGFydGVkX25zGAMgASgEEhIKCmRpYWxsZWRfbnMYBCABKAQiSAoFTW91bnQSDgoGc291cmNlGAEgASgJEg4KBmZzdHlwZRgCIAEoCRIMCgRkYXRhGAMgASgJEhEKCXJlYWRfb25seRgEIAEoCCJxCgtPdmVybGF5Um9vdBImCgVsb3dlchgBIAEoCzIXLmVtYmVydm0uYWdlbnQudjEuTW91bnQSJgoFdXBwZXIYAiABKAsyFy5lbWJlcnZtLmFnZW50LnYxLk1vdW50EhIKCmdyb3dfdXBwZXIYAyABKAgiRQoNRGlyZWN0b3J5Um9vdBImCgVtb3VudBgBIAEoCzIXLmVtYmVydm0uYWdlbnQudjEuTW91bnQSDAoEcGF0aBgCIAEoCSKUAQoQU2V0VXBSb290UmVxdWVzdBIwCgdvdmVybGF5GAEgASgLMh0uZW1iZXJ2bS5hZ2VudC52MS5PdmVybGF5Um9vdEgAEjQKCWRpcmVjdG9yeRgCIAEoCzIfLmVtYmVydm0uYWdlbnQudjEuRGlyZWN0b3J5Um9vdEgAEhAKCGhvc3RuYW1lGAMgASgJQgYKBHJvb3QiEwoRU2V0VXBSb290UmVzcG9uc2UiIwoPUG93ZXJPZmZSZXF1ZXN0EhAKCGdyYWNlX21zGAEgASgNIhIKEFBvd2VyT2ZmUmVzcG9uc2UiNgoIVGVybWluYWwSDAoEcm93cxgBIAEoDRIMCgRjb2xzGAIgASgNEg4KBnN0cmVhbRgDIAEoCSI2CgZSbGltaXQSEAoIcmVzb3VyY2UYASABKA0SDAoEc29mdBgCIAEoBBIMCgRoYXJkGAMgASgEIs4BCglFeGVjU3RhcnQSDwoHZXhlY19pZBgBIAEoBBIMCgRhcmdzGAIgAygJEgsKA2VudhgDIAMoCRILCgNjd2QYBCABKAkSDAoEdXNlchgFIAEoCRINCgVzdGRpbhgGIAEoCBIsCgh0ZXJtaW5hbBgHIAEoCzIaLmVtYmVydm0uYWdlbnQudjEuVGVybWluYWwSKQoHcmxpbWl0cxgIIAMoCzIYLmVtYmVydm0uYWdlbnQudjEuUmxpbWl0EhIKCnJlc3RyaWN0ZWQYCSABKAgibgoLRXhlY1JlcXVlc3QSLAoFc3RhcnQYASABKAsyGy5lbWJlcnZtLmFnZW50LnYxLkV4ZWNTdGFydEgAEg8KBXN0ZGluGAIgASgMSAASFQoLc3RkaW5fY2xvc2UYAyABKAhIAEIJCgdyZXF1ZXN0IhoKC0V4ZWNTdGFydGVkEgsKA3BpZBgBIAEoBSJSCgpFeGVjRXhpdGVkEhMKCWV4aXRfY29kZRgBIAEoBUgAEhAKBnNpZ25hbBgCIAEoBUgAEhMKC291dHB1dF9oZWxkGAMgASgIQggKBnN0YXR1cyJdCgpFeGVjRmFpbGVkEi8KBGtpbmQYASABKA4yIS5lbWJlcnZtLmFnZW50LnYxLkV4ZWNGYWlsdXJlS2luZBINCgVlcnJubxgCIAEoBRIPCgdtZXNzYWdlGAMgASgJIsoBCglFeGVjRXZlbnQSMAoHc3RhcnRlZBgBIAEoCzIdLmVtYmVydm0uYWdlbnQudjEuRXhlY1N0YXJ0ZWRIABIQCgZzdGRvdXQYAiABKAxIABIQCgZzdGRlcnIYAyABKAxIABIuCgZleGl0ZWQYBCABKAsyHC5lbWJlcnZtLmFnZW50LnYxLkV4ZWNFeGl0ZWRIABIuCgZmYWlsZWQYBSABKAsyHC5lbWJlcnZtLmFnZW50LnYxLkV4ZWNGYWlsZWRIAEIHCgVldmVudCI/Cg1TaWduYWxSZXF1ZXN0Eg8KB2V4ZWNfaWQYASABKAQSDgoGc2lnbmFsGAIgASgFEg0KBWdyb3VwGAMgASgIIiMKDlNpZ25hbFJlc3BvbnNlEhEKCWRlbGl2ZXJlZBgBIAEoCCI8Cg1SZXNpemVSZXF1ZXN0Eg8KB2V4ZWNfaWQYASABKAQSDAoEcm93cxgCIAEoDRIMCgRjb2xzGAMgASgNIiEKDlJlc2l6ZVJlc3BvbnNlEg8KB3Jlc2l6ZWQYASABKAgq8wIKD0V4ZWNGYWlsdXJlS2luZBIhCh1FWEVDX0ZBSUxVUkVfS0lORF9VTlNQRUNJRklFRBAAEh8KG0VYRUNfRkFJTFVSRV9LSU5EX05PVF9GT1VORBABEicKI0VYRUNfRkFJTFVSRV9LSU5EX1BFUk1JU1NJT05fREVOSUVEEAISJAogRVhFQ19GQUlMVVJFX0tJTkRfTk9UX0VYRUNVVEFCTEUQAxIdChlFWEVDX0ZBSUxVUkVfS0lORF9CQURfQ1dEEAQSHgoaRVhFQ19GQUlMVVJFX0tJTkRfQkFEX1VTRVIQBRIkCiBFWEVDX0ZBSUxVUkVfS0lORF9SRVNPVVJDRV9MSU1JVBAGEiMKH0VYRUNfRkFJTFVSRV9LSU5EX09VVF9PRl9NRU1PUlkQBxIhCh1FWEVDX0ZBSUxVUkVfS0lORF9CQURfUkVRVUVTVBAIEiAKHEVYRUNfRkFJTFVSRV9LSU5EX1BUWV9GQUlMRUQQCTKAAgoFQWdlbnQSTgoHR2V0SW5mbxIgLmVtYmVydm0uYWdlbnQudjEuR2V0SW5mb1JlcXVlc3QaIS5lbWJlcnZtLmFnZW50LnYxLkdldEluZm9SZXNwb25zZRJUCglTZXRVcFJvb3QSIi5lbWJlcnZtLmFnZW50LnYxLlNldFVwUm9vdFJlcXVlc3QaIy5lbWJlcnZtLmFnZW50LnYxLlNldFVwUm9vdFJlc3BvbnNlElEKCFBvd2VyT2ZmEiEuZW1iZXJ2bS5hZ2VudC52MS5Qb3dlck9mZlJlcXVlc3QaIi5lbWJlcnZtLmFnZW50LnYxLlBvd2VyT2ZmUmVzcG9uc2Uy6wEKB1Byb2Nlc3MSRgoERXhlYxIdLmVtYmVydm0uYWdlbnQudjEuRXhlY1JlcXVlc3QaGy5lbWJlcnZtLmFnZW50LnYxLkV4ZWNFdmVudCgBMAESSwoGU2lnbmFsEh8uZW1iZXJ2bS5hZ2VudC52MS5TaWduYWxSZXF1ZXN0GiAuZW1iZXJ2bS5hZ2VudC52MS5TaWduYWxSZXNwb25zZRJLCgZSZXNpemUSHy5lbWJlcnZtLmFnZW50LnYxLlJlc2l6ZVJlcXVlc3QaIC5lbWJlcnZtLmFnZW50LnYxLlJlc2l6ZVJlc3BvbnNlYgZwcm90bzM");
 
 /**
  * @generated from message embervm.agent.v1.GetInfoRequest
@@ -236,6 +236,68 @@ export const PowerOffResponseSchema: GenMessage<PowerOffResponse> = /*@__PURE__*
   messageDesc(file_agent, 8);
 
 /**
+ * A terminal's bytes travel on a raw stream, which the host opens first: it
+ * connects to guest port 1026, sends a 4-byte big-endian length and `stream`,
+ * and gets both back. What follows are bytes of the terminal.
+ *
+ * @generated from message embervm.agent.v1.Terminal
+ */
+export type Terminal = Message<"embervm.agent.v1.Terminal"> & {
+  /**
+   * @generated from field: uint32 rows = 1;
+   */
+  rows: number;
+
+  /**
+   * @generated from field: uint32 cols = 2;
+   */
+  cols: number;
+
+  /**
+   * @generated from field: string stream = 3;
+   */
+  stream: string;
+};
+
+/**
+ * Describes the message embervm.agent.v1.Terminal.
+ * Use `create(TerminalSchema)` to create a new message.
+ */
+export const TerminalSchema: GenMessage<Terminal> = /*@__PURE__*/
+  messageDesc(file_agent, 9);
+
+/**
+ * @generated from message embervm.agent.v1.Rlimit
+ */
+export type Rlimit = Message<"embervm.agent.v1.Rlimit"> & {
+  /**
+   * RLIMIT_* as the kernel numbers them.
+   *
+   * @generated from field: uint32 resource = 1;
+   */
+  resource: number;
+
+  /**
+   * All bits set: no limit.
+   *
+   * @generated from field: uint64 soft = 2;
+   */
+  soft: bigint;
+
+  /**
+   * @generated from field: uint64 hard = 3;
+   */
+  hard: bigint;
+};
+
+/**
+ * Describes the message embervm.agent.v1.Rlimit.
+ * Use `create(RlimitSchema)` to create a new message.
+ */
+export const RlimitSchema: GenMessage<Rlimit> = /*@__PURE__*/
+  messageDesc(file_agent, 10);
+
+/**
  * @generated from message embervm.agent.v1.ExecStart
  */
 export type ExecStart = Message<"embervm.agent.v1.ExecStart"> & {
@@ -281,6 +343,25 @@ export type ExecStart = Message<"embervm.agent.v1.ExecStart"> & {
    * @generated from field: bool stdin = 6;
    */
   stdin: boolean;
+
+  /**
+   * Instead of three pipes: ExecEvent carries no output, ExecRequest no stdin.
+   *
+   * @generated from field: embervm.agent.v1.Terminal terminal = 7;
+   */
+  terminal?: Terminal;
+
+  /**
+   * @generated from field: repeated embervm.agent.v1.Rlimit rlimits = 8;
+   */
+  rlimits: Rlimit[];
+
+  /**
+   * no_new_privs, and the few capabilities that ordinary programs need.
+   *
+   * @generated from field: bool restricted = 9;
+   */
+  restricted: boolean;
 };
 
 /**
@@ -288,7 +369,7 @@ export type ExecStart = Message<"embervm.agent.v1.ExecStart"> & {
  * Use `create(ExecStartSchema)` to create a new message.
  */
 export const ExecStartSchema: GenMessage<ExecStart> = /*@__PURE__*/
-  messageDesc(file_agent, 9);
+  messageDesc(file_agent, 11);
 
 /**
  * @generated from message embervm.agent.v1.ExecRequest
@@ -327,7 +408,7 @@ export type ExecRequest = Message<"embervm.agent.v1.ExecRequest"> & {
  * Use `create(ExecRequestSchema)` to create a new message.
  */
 export const ExecRequestSchema: GenMessage<ExecRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 10);
+  messageDesc(file_agent, 12);
 
 /**
  * @generated from message embervm.agent.v1.ExecStarted
@@ -344,7 +425,7 @@ export type ExecStarted = Message<"embervm.agent.v1.ExecStarted"> & {
  * Use `create(ExecStartedSchema)` to create a new message.
  */
 export const ExecStartedSchema: GenMessage<ExecStarted> = /*@__PURE__*/
-  messageDesc(file_agent, 11);
+  messageDesc(file_agent, 13);
 
 /**
  * @generated from message embervm.agent.v1.ExecExited
@@ -382,7 +463,7 @@ export type ExecExited = Message<"embervm.agent.v1.ExecExited"> & {
  * Use `create(ExecExitedSchema)` to create a new message.
  */
 export const ExecExitedSchema: GenMessage<ExecExited> = /*@__PURE__*/
-  messageDesc(file_agent, 12);
+  messageDesc(file_agent, 14);
 
 /**
  * @generated from message embervm.agent.v1.ExecFailed
@@ -411,7 +492,7 @@ export type ExecFailed = Message<"embervm.agent.v1.ExecFailed"> & {
  * Use `create(ExecFailedSchema)` to create a new message.
  */
 export const ExecFailedSchema: GenMessage<ExecFailed> = /*@__PURE__*/
-  messageDesc(file_agent, 13);
+  messageDesc(file_agent, 15);
 
 /**
  * @generated from message embervm.agent.v1.ExecEvent
@@ -460,7 +541,7 @@ export type ExecEvent = Message<"embervm.agent.v1.ExecEvent"> & {
  * Use `create(ExecEventSchema)` to create a new message.
  */
 export const ExecEventSchema: GenMessage<ExecEvent> = /*@__PURE__*/
-  messageDesc(file_agent, 14);
+  messageDesc(file_agent, 16);
 
 /**
  * @generated from message embervm.agent.v1.SignalRequest
@@ -489,7 +570,7 @@ export type SignalRequest = Message<"embervm.agent.v1.SignalRequest"> & {
  * Use `create(SignalRequestSchema)` to create a new message.
  */
 export const SignalRequestSchema: GenMessage<SignalRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 15);
+  messageDesc(file_agent, 17);
 
 /**
  * @generated from message embervm.agent.v1.SignalResponse
@@ -508,7 +589,53 @@ export type SignalResponse = Message<"embervm.agent.v1.SignalResponse"> & {
  * Use `create(SignalResponseSchema)` to create a new message.
  */
 export const SignalResponseSchema: GenMessage<SignalResponse> = /*@__PURE__*/
-  messageDesc(file_agent, 16);
+  messageDesc(file_agent, 18);
+
+/**
+ * @generated from message embervm.agent.v1.ResizeRequest
+ */
+export type ResizeRequest = Message<"embervm.agent.v1.ResizeRequest"> & {
+  /**
+   * @generated from field: uint64 exec_id = 1;
+   */
+  execId: bigint;
+
+  /**
+   * @generated from field: uint32 rows = 2;
+   */
+  rows: number;
+
+  /**
+   * @generated from field: uint32 cols = 3;
+   */
+  cols: number;
+};
+
+/**
+ * Describes the message embervm.agent.v1.ResizeRequest.
+ * Use `create(ResizeRequestSchema)` to create a new message.
+ */
+export const ResizeRequestSchema: GenMessage<ResizeRequest> = /*@__PURE__*/
+  messageDesc(file_agent, 19);
+
+/**
+ * @generated from message embervm.agent.v1.ResizeResponse
+ */
+export type ResizeResponse = Message<"embervm.agent.v1.ResizeResponse"> & {
+  /**
+   * False when the process had already ended, or never had a terminal.
+   *
+   * @generated from field: bool resized = 1;
+   */
+  resized: boolean;
+};
+
+/**
+ * Describes the message embervm.agent.v1.ResizeResponse.
+ * Use `create(ResizeResponseSchema)` to create a new message.
+ */
+export const ResizeResponseSchema: GenMessage<ResizeResponse> = /*@__PURE__*/
+  messageDesc(file_agent, 20);
 
 /**
  * @generated from enum embervm.agent.v1.ExecFailureKind
@@ -558,6 +685,11 @@ export enum ExecFailureKind {
    * @generated from enum value: EXEC_FAILURE_KIND_BAD_REQUEST = 8;
    */
   BAD_REQUEST = 8,
+
+  /**
+   * @generated from enum value: EXEC_FAILURE_KIND_PTY_FAILED = 9;
+   */
+  PTY_FAILED = 9,
 }
 
 /**
@@ -629,6 +761,16 @@ export const Process: GenService<{
     methodKind: "unary";
     input: typeof SignalRequestSchema;
     output: typeof SignalResponseSchema;
+  },
+  /**
+   * Sets the size of a process's terminal; its foreground group gets SIGWINCH.
+   *
+   * @generated from rpc embervm.agent.v1.Process.Resize
+   */
+  resize: {
+    methodKind: "unary";
+    input: typeof ResizeRequestSchema;
+    output: typeof ResizeResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_agent, 1);
