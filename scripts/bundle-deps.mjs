@@ -3,14 +3,14 @@
 // would be most of the time that the first sandbox of a process takes to create in JavaScript, and
 // would hold up the event loop in pieces of 30 ms. Without this step all works the same, slower.
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { basename, join, resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import { rolldown } from 'rolldown';
 import { root } from './lib/root.mjs';
 
 const dist = resolve(process.argv[2] ?? join(root, 'dist'));
 const bundles = [
-  { directory: 'config', modules: ['zod.js'], name: 'zod' },
-  { directory: 'rpc', modules: ['protobuf.js', 'protobuf-codegen.js'], name: '@bufbuild/protobuf' },
+  { directory: 'config', module: 'zod.js', name: 'zod' },
+  { directory: 'rpc', module: 'protobuf.js', name: '@bufbuild/protobuf' },
 ];
 
 /** Name, version and licence of what is in a bundle; the text ships with the package. */
@@ -20,21 +20,15 @@ function banner(name) {
   return `/* Parts of ${name} ${version}, ${license}: see the LICENSE of that package. */`;
 }
 
-for (const { directory, modules, name } of bundles) {
+for (const { directory, module, name } of bundles) {
   const dir = join(dist, directory);
   const bundle = await rolldown({
-    input: Object.fromEntries(modules.map((file) => [basename(file, '.js'), join(dir, file)])),
+    input: join(dir, module),
     platform: 'node',
     // Of the dependencies, also when `dist` is elsewhere.
     resolve: { modules: [join(root, 'node_modules')] },
   });
-  await bundle.write({
-    dir,
-    format: 'esm',
-    banner: banner(name),
-    entryFileNames: '[name].js',
-    chunkFileNames: `${basename(name)}-shared.js`,
-  });
+  await bundle.write({ dir, format: 'esm', banner: banner(name), entryFileNames: module });
   await bundle.close();
 }
 
@@ -43,6 +37,5 @@ const generated = join(dist, 'rpc/gen');
 for (const file of readdirSync(generated).filter((entry) => entry.endsWith('.js'))) {
   const path = join(generated, file);
   const text = readFileSync(path, 'utf8');
-  const ours = '"../protobuf-codegen.js"';
-  writeFileSync(path, text.replaceAll('"@bufbuild/protobuf/codegenv2"', ours));
+  writeFileSync(path, text.replaceAll('"@bufbuild/protobuf/wire"', '"../protobuf.js"'));
 }

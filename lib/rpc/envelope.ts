@@ -1,8 +1,6 @@
 /** The data of Request and Response frames. */
-
-import { RpcError } from '../errors.js';
-import { type Request, RequestSchema, type Response, ResponseSchema } from './gen/ttrpc_pb.js';
-import { create, fromBinary, toBinary } from './protobuf.js';
+import { decode, encode } from './codec.js';
+import { Request, Response } from './gen/ttrpc_pb.js';
 
 export type { Request, Response };
 
@@ -17,31 +15,21 @@ export interface RequestFields {
 
 export function encodeRequest(fields: RequestFields): Uint8Array {
   const metadata = Object.entries(fields.metadata ?? {}).map(([key, value]) => ({ key, value }));
-  return toBinary(RequestSchema, create(RequestSchema, { ...fields, metadata }));
+  return encode(Request, { ...fields, metadata });
 }
 
 export function decodeRequest(data: Uint8Array): Request {
-  return decode(() => fromBinary(RequestSchema, data), 'request');
+  return decode(Request, data, 'a request of the peer');
 }
 
 export function encodeResponse(payload: Uint8Array): Uint8Array {
-  return toBinary(ResponseSchema, create(ResponseSchema, { payload }));
+  return encode(Response, { status: undefined, payload });
 }
 
 export function encodeFailure(code: number, message: string): Uint8Array {
-  return toBinary(ResponseSchema, create(ResponseSchema, { status: { code, message } }));
+  return encode(Response, { status: { code, message }, payload: new Uint8Array() });
 }
 
 export function decodeResponse(data: Uint8Array): Response {
-  return decode(() => fromBinary(ResponseSchema, data), 'response');
-}
-
-function decode<Message>(read: () => Message, what: string): Message {
-  try {
-    return read();
-  } catch (cause) {
-    throw new RpcError('ERR_RPC_PROTOCOL', `the peer sent a ${what} that is not protobuf`, {
-      cause,
-    });
-  }
+  return decode(Response, data, 'a response of the peer');
 }

@@ -1,2 +1,2 @@
-/** What the messages use of the protobuf runtime; replaced at set-up, as `config/zod.ts` is. */
-export { create, fromBinary, type MessageInitShape, toBinary } from '@bufbuild/protobuf';
+/** What generated code uses of the protobuf runtime; replaced at set-up, as `config/zod.ts` is. */
+export { BinaryReader, BinaryWriter } from '@bufbuild/protobuf/wire';

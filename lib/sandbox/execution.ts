@@ -2,7 +2,7 @@
 import type { Readable, Writable } from 'node:stream';
 import type { ResolvedExecOptions } from '../config/exec.js';
 import { ConfigError, ExecError, RpcError } from '../errors.js';
-import type { AgentExecEvent, ExecChannel, ExecStart } from '../rpc/agent-client.js';
+import type { AgentExecEvent, ExecChannel, ExecStart } from '../rpc/exec-channel.js';
 import { failedToStart, type LimitKind, limitError, refusedByAgent } from './exec-errors.js';
 import { Handoff } from './handoff.js';
 import { OutputSink } from './output.js';

@@ -15,8 +15,8 @@ async function loadInSteps(): Promise<void> {
   await import('../config/sandbox.js');
   await import('../config/exec.js');
   await import('../rpc/protobuf.js');
-  await import('../rpc/protobuf-codegen.js');
   await import('../rpc/agent-client.js');
+  await import('../rpc/exec-channel.js');
 }
 
 type BufferOptions = ExecOptions & { encoding: 'buffer' };

@@ -1,7 +1,7 @@
 /** How bytes reach the stdin of a program. */
 import { Writable } from 'node:stream';
 import type { StdinSource } from '../config/exec.js';
-import { type ExecChannel, MAX_STDIN_BYTES } from '../rpc/agent-client.js';
+import { type ExecChannel, MAX_STDIN_BYTES } from '../rpc/exec-channel.js';
 
 /** A stream whose writes reach the program's pipe, with its back-pressure. */
 export function createStdin(channel: Promise<ExecChannel>): Writable {

@@ -3,15 +3,19 @@
  * for what a real guest does only by accident, such as dying at a given byte.
  */
 import type { Socket } from 'node:net';
-import { create, fromBinary, type MessageInitShape, toBinary } from '@bufbuild/protobuf';
-import { ExecChannel, type ExecStart as Start } from '../../lib/rpc/agent-client.js';
-import { ExecEventSchema, ExecRequestSchema, type ExecStart } from '../../lib/rpc/gen/agent_pb.js';
+import { ExecChannel, type ExecStart as Start } from '../../lib/rpc/exec-channel.js';
+import {
+  ExecEvent,
+  type ExecExited,
+  ExecRequest,
+  type ExecStart,
+} from '../../lib/rpc/gen/agent_pb.js';
 import { TtrpcServer } from '../../lib/rpc/server.js';
 import type { TtrpcStream } from '../../lib/rpc/stream.js';
 import type { ExecHost } from '../../lib/sandbox/execution.js';
 import { socketPair } from './socket-pair.js';
 
-type Event = NonNullable<MessageInitShape<typeof ExecEventSchema>['event']>;
+type Event = ExecEvent['event'];
 
 /** What a script can do. */
 export class AgentSide {
@@ -29,35 +33,39 @@ export class AgentSide {
   }
 
   async send(event: Event): Promise<void> {
-    await this.#stream.send(toBinary(ExecEventSchema, create(ExecEventSchema, { event })));
+    await this.#stream.send(ExecEvent.encode({ event }).finish());
   }
 
   started(pid = 7): Promise<void> {
-    return this.send({ case: 'started', value: { pid } });
+    return this.send({ $case: 'started', value: { pid } });
   }
 
   stdout(data: Uint8Array | string): Promise<void> {
-    return this.send({ case: 'stdout', value: Buffer.from(data) });
+    return this.send({ $case: 'stdout', value: Buffer.from(data) });
   }
 
   stderr(data: Uint8Array | string): Promise<void> {
-    return this.send({ case: 'stderr', value: Buffer.from(data) });
+    return this.send({ $case: 'stderr', value: Buffer.from(data) });
   }
 
   exit(exitCode: number): Promise<void> {
-    return this.send({ case: 'exited', value: { status: { case: 'exitCode', value: exitCode } } });
+    return this.#exited({ $case: 'exitCode', value: exitCode });
   }
 
   exitBy(signal: number): Promise<void> {
-    return this.send({ case: 'exited', value: { status: { case: 'signal', value: signal } } });
+    return this.#exited({ $case: 'signal', value: signal });
+  }
+
+  #exited(status: ExecExited['status']): Promise<void> {
+    return this.send({ $case: 'exited', value: { status, outputHeld: false } });
   }
 
   /** The next piece of stdin; `undefined` when it was closed. */
   async stdin(): Promise<Uint8Array | undefined> {
     const message = await this.#stream.receive();
     if (message === undefined) return undefined;
-    const { request } = fromBinary(ExecRequestSchema, message);
-    return request.case === 'stdin' ? request.value : undefined;
+    const { request } = ExecRequest.decode(message);
+    return request?.$case === 'stdin' ? request.value : undefined;
   }
 
   /** The next signal that was sent to the process. */
@@ -121,8 +129,8 @@ export class ScriptedHost implements ExecHost {
 
   async #serve(stream: TtrpcStream, socket: Socket): Promise<void> {
     const first = await stream.receive();
-    const { request } = fromBinary(ExecRequestSchema, first ?? new Uint8Array());
-    if (request.case !== 'start') throw new Error(`the first request was ${request.case}`);
+    const { request } = ExecRequest.decode(first ?? new Uint8Array());
+    if (request?.$case !== 'start') throw new Error(`the first request was ${request?.$case}`);
     const agent = new AgentSide(request.value, stream, socket, []);
     this.#agents.set(request.value.execId, agent);
     await this.#script(agent);

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { type ExecOptions, parseExecOptions } from '../../lib/config/exec.js';
 import type { ExecError } from '../../lib/errors.js';
+import type { ExecFailureKind } from '../../lib/rpc/gen/agent_pb.js';
 import { CommandExecution } from '../../lib/sandbox/execution.js';
 import type { ExecEvent, ExecResult } from '../../lib/sandbox/types.js';
 import { rejection, thrown } from '../helpers/rejection.js';
@@ -170,7 +171,7 @@ describe('laziness', () => {
 
   test('a failure that nobody awaits raises no unhandled rejection', async () => {
     run(async (agent) => {
-      await agent.send({ case: 'failed', value: { kind: 1, errno: 2, message: '' } });
+      await agent.send({ $case: 'failed', value: { kind: 1, errno: 2, message: '' } });
     });
     await sleep(100);
   });
@@ -317,7 +318,7 @@ describe('events', () => {
 
   test('throw the error of a program that does not start', async () => {
     const execution = run(async (agent) => {
-      await agent.send({ case: 'failed', value: { kind: 4, errno: 2, message: 'chdir' } });
+      await agent.send({ $case: 'failed', value: { kind: 4, errno: 2, message: 'chdir' } });
     });
     const error = await rejection<ExecError>(events(execution));
     expect(error).toMatchObject({ code: 'ERR_EXEC_FAILED', kind: 'bad_cwd', errno: 'ENOENT' });
@@ -540,10 +541,14 @@ describe('failures to start', () => {
     [6, 'resource_limit'],
     [7, 'out_of_memory'],
     [8, 'bad_request'],
+    [9, 'pty_failed'],
     [99, 'unknown'],
   ])('kind %d is %s', async (kind, name) => {
     const execution = run(async (agent) => {
-      await agent.send({ case: 'failed', value: { kind, errno: 13, message: 'why' } });
+      await agent.send({
+        $case: 'failed',
+        value: { kind: kind as ExecFailureKind, errno: 13, message: 'why' },
+      });
     });
     const error = await rejection<ExecError>(execution);
     expect(error).toMatchObject({ code: 'ERR_EXEC_FAILED', kind: name, errno: 'EACCES' });
@@ -563,7 +568,7 @@ describe('an agent that breaks the protocol', () => {
 
   test('by an event of no kind', async () => {
     const execution = run(async (agent) => {
-      await agent.send({ case: undefined });
+      await agent.send(undefined);
     });
     expect((await rejection(execution)).code).toBe('ERR_RPC_PROTOCOL');
   });
