@@ -1,10 +1,18 @@
 // The longest stall of the event loop during 4 creates and 20 execs, the loading of the modules
-// included. Prints { stallMs, blockedMs }.
+// included. Prints { stallMs, blockedMs, idleStallMs }; the last is that of a process which does
+// nothing but watch its own loop, at the same time.
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { Sandbox } from '../../dist/index.js';
 import { StallProbe } from '../lib/stall-probe.mjs';
 
 const CREATES = 4;
 const EXECS_EACH = 5;
+
+const idle = spawn(process.execPath, [new URL('idle-loop.mjs', import.meta.url).pathname], {
+  stdio: ['pipe', 'pipe', 'inherit'],
+});
+await once(idle.stdout, 'data');
 
 const probe = new StallProbe();
 probe.start();
@@ -16,4 +24,7 @@ for (let create = 0; create < CREATES; create++) {
   }
   await sandbox.close();
 }
-console.log(JSON.stringify(probe.stop()));
+const measured = probe.stop();
+idle.stdin.end();
+const [idleWorst] = await once(idle.stdout, 'data');
+console.log(JSON.stringify({ ...measured, idleStallMs: JSON.parse(idleWorst).stallMs }));
