@@ -13,6 +13,8 @@ export const errorTable = {
   ERR_ASSET_MISSING: 'HostError',
   ERR_ASSET_INVALID: 'HostError',
   ERR_STATE_DIR: 'HostError',
+  ERR_STATE_KEY: 'HostError',
+  ERR_STATE_CORRUPT: 'HostError',
   ERR_KVM_UNAVAILABLE: 'HostError',
   ERR_KVM_ACCESS: 'HostError',
   ERR_KVM_API_VERSION: 'HostError',

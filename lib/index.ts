@@ -28,3 +28,5 @@ export type {
   StopReason,
   StopResult,
 } from './sandbox/types.js';
+export { type StorageName, setStorage } from './state/storage/choice.js';
+export type { JsonValue, Storage } from './state/storage/storage.js';

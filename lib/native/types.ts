@@ -143,4 +143,8 @@ export interface NativeBinding {
     onEvents: (events: NativeEvent[]) => void,
   ): Promise<NativeMachine>;
   probeHost(): NativeHostReport;
+  /** Locks the open file description behind `fd`; false when another one has the file locked. */
+  lockFile(fd: number): boolean;
+  /** Whether another open file description has the file locked. Locks nothing. */
+  isFileLocked(fd: number): boolean;
 }

@@ -26,7 +26,7 @@ export async function sandboxesDirectory(): Promise<string> {
 }
 
 /** Not `recursive` of mkdir, which never returns where a file system refuses with ENOENT. */
-async function ensureDirectory(path: string): Promise<void> {
+export async function ensureDirectory(path: string): Promise<void> {
   const parent = dirname(path);
   if (await makeDirectory(path, parent !== path)) return;
   await ensureDirectory(parent);

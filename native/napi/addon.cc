@@ -6,6 +6,7 @@
 #include "machine/host_report.h"
 #include "napi/addon_data.h"
 #include "napi/convert.h"
+#include "napi/file_lock.h"
 #include "napi/machine_wrap.h"
 
 namespace embervm::napi {
@@ -26,6 +27,8 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("version", EMBERVM_VERSION);
   exports.Set("createMachine", Napi::Function::New<&MachineWrap::CreateMachine>(env));
   exports.Set("probeHost", Napi::Function::New<&ProbeHost>(env));
+  exports.Set("lockFile", Napi::Function::New<&LockFile>(env));
+  exports.Set("isFileLocked", Napi::Function::New<&IsFileLocked>(env));
   return exports;
 }
 
