@@ -1,7 +1,6 @@
 #include "control.h"
 
 #include <errno.h>
-#include <linux/vm_sockets.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <sys/epoll.h>
@@ -9,6 +8,7 @@
 
 #include "connection.h"
 #include "limits.h"
+#include "listener.h"
 #include "log.h"
 #include "loop.h"
 
@@ -80,21 +80,8 @@ static void on_redial(struct loop_timer* timer) {
 
 static void on_accept(struct loop_watch* watch, uint32_t events) {
   (void)events;
-  union {
-    struct sockaddr any;
-    struct sockaddr_vm vsock;
-  } peer = {0};
-  socklen_t length = sizeof(peer);
-  const int fd = accept4(watch->fd, &peer.any, &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  const int fd = listener_accept(watch);
   if (fd < 0) {
-    if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
-      log_error("accept", errno);
-    }
-    return;
-  }
-  // A workload in this machine must not command the agent.
-  if (peer.any.sa_family == AF_VSOCK && peer.vsock.svm_cid != VMADDR_CID_HOST) {
-    close(fd);
     return;
   }
   if (connection_open(fd, on_stream_closed) == NULL) {
@@ -103,25 +90,9 @@ static void on_accept(struct loop_watch* watch, uint32_t events) {
   watch_listener();
 }
 
-static int listen_at(const struct control_address* at) {
-  const int fd = socket(at->address->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  if (fd < 0) {
-    return -1;
-  }
-  control.listener.fd = fd;
-  if (bind(fd, at->address, at->length) < 0 || listen(fd, AGENT_LISTEN_BACKLOG) < 0 ||
-      loop_watch_set(&control.listener, EPOLLIN) < 0) {
-    const int error = errno;
-    loop_watch_close(&control.listener);
-    errno = error;
-    return -1;
-  }
-  return 0;
-}
-
 int control_start(int dialled, const struct control_address* to, const struct control_address* at) {
   control.to = *to;
-  const int result = at == NULL ? 0 : listen_at(at);
+  const int result = at == NULL ? 0 : listener_open(&control.listener, at);
   const int error = errno;
   serve_control(dialled);
   errno = error;

@@ -60,6 +60,7 @@ static void dispose(struct exec* exec) {
   for (size_t i = 0; i < EXEC_OUTPUTS; i++) {
     loop_watch_close(&exec->outputs[i].watch);
   }
+  terminal_close(&exec->terminal);
   loop_timer_stop(&exec->grace);
   loop_timer_stop(&exec->deadline);
   loop_discard(&exec->garbage);
@@ -67,8 +68,9 @@ static void dispose(struct exec* exec) {
 
 static void on_aborted(struct stream* stream) {
   struct exec* exec = CONTAINER_OF(stream, struct exec, stream);
-  if (exec->pid > 0) {
-    // Nobody is there to hear from it. The reaper collects it like an orphan.
+  // Nobody is there to hear from it. The reaper collects it like an orphan. One
+  // that has a terminal is hung up by the end of that.
+  if (exec->pid > 0 && !terminal_is_open(&exec->terminal)) {
     kill(-exec->pid, SIGKILL);
   }
   dispose(exec);
@@ -122,9 +124,14 @@ static void try_finish(struct exec* exec) {
       held = true;
     }
   }
+  if (!terminal_is_done(&exec->terminal, exec->grace_over, &held)) {
+    return;
+  }
   if (connection_reserve(exec->stream.connection, kEndRoom) == NULL) {
     return;
   }
+  // The stream of a terminal ends before its exit is told.
+  terminal_close(&exec->terminal);
   ExecExited exited = EMBERVM__AGENT__V1__EXEC_EXITED__INIT;
   exited.output_held = held;
   if (WIFSIGNALED(exec->status)) {
@@ -210,6 +217,10 @@ static void on_grace_over(struct loop_timer* timer) {
   try_finish(exec);
 }
 
+static void on_terminal(struct terminal* terminal) {
+  try_finish(CONTAINER_OF(terminal, struct exec, terminal));
+}
+
 static void on_ended(struct exec* exec, int status) {
   exec->pid = 0;
   exec->status = status;
@@ -227,6 +238,9 @@ static void on_ended(struct exec* exec, int status) {
       // All that the process wrote is among these bytes: pipes keep the order.
       output->owed = held > 0 ? (size_t)held : 0;
     }
+  }
+  if (terminal_is_open(&exec->terminal)) {
+    terminal_process_ended(&exec->terminal);
   }
   // Last: it may send the exit and dispose of the exec.
   loop_timer_start(&exec->grace, AGENT_DRAIN_GRACE_MS);
@@ -286,6 +300,11 @@ static void take_input(struct exec* exec, const uint8_t* bytes, size_t length) {
     stream_fail(&exec->stream, TTRPC_INVALID_ARGUMENT, "a stdin message is over 64 KiB");
     return;
   }
+  if (terminal_is_open(&exec->terminal)) {
+    stream_fail(&exec->stream, TTRPC_INVALID_ARGUMENT,
+                "the input of a terminal travels on its raw stream");
+    return;
+  }
   if (exec->input.fd < 0 || exec->input_ended) {
     return;
   }
@@ -343,6 +362,10 @@ static void start(struct exec* exec, const ExecStart* request) {
       stream_fail(&exec->stream, TTRPC_RESOURCE_EXHAUSTED, "no memory to watch the output");
       return;
     }
+  }
+  if (terminal_is_open(&exec->terminal) && !terminal_start(&exec->terminal)) {
+    stream_fail(&exec->stream, TTRPC_RESOURCE_EXHAUSTED, "no memory to watch the terminal");
+    return;
   }
   if (exec->stream.remote_closed) {
     end_input(exec);
@@ -408,6 +431,7 @@ void exec_open(const struct call* call) {
     exec->outputs[i].watch = (struct loop_watch){.ready = on_output, .fd = -1};
     exec->outputs[i].exec = exec;
   }
+  terminal_clear(&exec->terminal, on_terminal);
   exec->outputs[EXEC_STDOUT].field = EXEC_EVENT(STDOUT);
   exec->outputs[EXEC_STDERR].field = EXEC_EVENT(STDERR);
   exec->grace.fire = on_grace_over;
@@ -430,6 +454,15 @@ bool exec_signal(uint64_t exec_id, int signal, bool group) {
     // Without a pid the process was reaped, and its number may be another's.
     if (exec->id == exec_id && exec->pid > 0) {
       return kill(group ? -exec->pid : exec->pid, signal) == 0;
+    }
+  }
+  return false;
+}
+
+bool exec_resize(uint64_t exec_id, uint32_t rows, uint32_t cols) {
+  for (const struct exec* exec = execs; exec != NULL; exec = exec->next) {
+    if (exec->id == exec_id && exec->pid > 0) {
+      return terminal_is_open(&exec->terminal) && terminal_resize(&exec->terminal, rows, cols);
     }
   }
   return false;

@@ -20,6 +20,10 @@ void exec_open(const struct call* call);
 // False when no such process runs (any more).
 bool exec_signal(uint64_t exec_id, int signal, bool group);
 
+// Sets the size of its terminal. False when no such process runs (any more), or has
+// no terminal.
+bool exec_resize(uint64_t exec_id, uint32_t rows, uint32_t cols);
+
 // A child was reaped; it need not be one of Exec's.
 void exec_reaped(pid_t pid, int status);
 

@@ -12,6 +12,7 @@
 #include "loop.h"
 #include "messages.h"
 #include "server.h"
+#include "terminal.h"
 #include "text.h"
 
 enum exec_state { EXEC_WAITING, EXEC_RUNNING, EXEC_ENDED };
@@ -47,6 +48,9 @@ struct exec {
   bool input_ended;
   // The connection is held until `pending` is written.
   bool holding;
+
+  // Instead of stdin and the outputs.
+  struct terminal terminal;
 
   struct exec_output outputs[EXEC_OUTPUTS];
   struct loop_timer grace;

@@ -57,9 +57,11 @@ static ExecFailureKind kind_of_execve(int error) {
 static bool spawn_failed(struct exec_failure* failure, const struct spawn_result* result,
                          const struct spawn_request* request) {
   static const char* const kCalls[] = {
-      [SPAWN_CLONE] = "clone",   [SPAWN_SESSION] = "setsid",   [SPAWN_STDIO] = "dup3",
-      [SPAWN_ROOT] = "chroot",   [SPAWN_GROUPS] = "setgroups", [SPAWN_GID] = "setresgid",
-      [SPAWN_UID] = "setresuid", [SPAWN_CWD] = "chdir",        [SPAWN_EXEC] = "execve",
+      [SPAWN_CLONE] = "clone",   [SPAWN_SESSION] = "setsid",
+      [SPAWN_STDIO] = "dup3",    [SPAWN_TERMINAL] = "ioctl TIOCSCTTY",
+      [SPAWN_ROOT] = "chroot",   [SPAWN_GROUPS] = "setgroups",
+      [SPAWN_GID] = "setresgid", [SPAWN_UID] = "setresuid",
+      [SPAWN_CWD] = "chdir",     [SPAWN_EXEC] = "execve",
   };
   const char* path = NULL;
   failure->error = result->error;
@@ -68,6 +70,9 @@ static bool spawn_failed(struct exec_failure* failure, const struct spawn_result
     case SPAWN_GID:
     case SPAWN_UID:
       failure->kind = kind_of_resource(result->error, EXEC_FAILURE(BAD_USER));
+      break;
+    case SPAWN_TERMINAL:
+      failure->kind = kind_of_resource(result->error, EXEC_FAILURE(PTY_FAILED));
       break;
     case SPAWN_CWD:
       failure->kind = kind_of_resource(result->error, EXEC_FAILURE(BAD_CWD));
@@ -88,7 +93,7 @@ static bool spawn_failed(struct exec_failure* failure, const struct spawn_result
   return false;
 }
 
-// Ends of three pipes: ours and the child's.
+// Ends of three pipes: ours and the child's. With a terminal all are the child's.
 struct stdio {
   int ours[3];
   int childs[3];
@@ -113,14 +118,45 @@ static bool make_pipe(int* read_end, int* write_end, int* ours) {
   return fcntl(*ours, F_SETFL, O_NONBLOCK) == 0;
 }
 
-static bool make_stdio(struct stdio* stdio, bool has_input) {
-  *stdio = (struct stdio){{-1, -1, -1}, {-1, -1, -1}};
+static const struct stdio kNoStdio = {{-1, -1, -1}, {-1, -1, -1}};
+
+static bool make_pipes(struct stdio* stdio, bool has_input, struct exec_failure* failure) {
+  *stdio = kNoStdio;
   int* ours = stdio->ours;
   int* childs = stdio->childs;
-  if (has_input && !make_pipe(&childs[0], &ours[0], &ours[0])) {
-    return false;
+  if ((!has_input || make_pipe(&childs[0], &ours[0], &ours[0])) &&
+      make_pipe(&ours[1], &childs[1], &ours[1]) && make_pipe(&ours[2], &childs[2], &ours[2])) {
+    return true;
   }
-  return make_pipe(&ours[1], &childs[1], &ours[1]) && make_pipe(&ours[2], &childs[2], &ours[2]);
+  const int error = errno;
+  close_all(ours);
+  close_all(childs);
+  return fail(failure, kind_of_resource(error, EXEC_FAILURE(UNSPECIFIED)), error, "pipe2",
+              strerror(error));
+}
+
+static bool make_terminal(struct stdio* stdio, struct exec* exec, const Terminal* wanted,
+                          uid_t owner, struct exec_failure* failure) {
+  *stdio = kNoStdio;
+  const struct terminal_request request = {
+      .rows = wanted->rows, .cols = wanted->cols, .stream = wanted->stream, .owner = owner};
+  const int fd = terminal_open(&exec->terminal, &request, &failure->message);
+  int error = fd < 0 ? errno : 0;
+  for (size_t i = 0; error == 0 && i < 3; i++) {
+    stdio->childs[i] = i == 0 ? fd : fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (stdio->childs[i] < 0) {
+      error = errno;
+      text_failure(&failure->message, "fcntl F_DUPFD_CLOEXEC", NULL, error);
+    }
+  }
+  if (error == 0) {
+    return true;
+  }
+  close_all(stdio->childs);
+  terminal_close(&exec->terminal);
+  failure->kind = kind_of_resource(error, EXEC_FAILURE(PTY_FAILED));
+  failure->error = error;
+  return false;
 }
 
 static bool check(const ExecStart* start, struct exec_failure* failure) {
@@ -177,12 +213,9 @@ bool exec_start_process(struct exec* exec, const ExecStart* start, struct exec_f
   }
 
   struct stdio stdio;
-  if (!make_stdio(&stdio, start->stdin)) {
-    const int error = errno;
-    close_all(stdio.ours);
-    close_all(stdio.childs);
-    return fail(failure, kind_of_resource(error, EXEC_FAILURE(UNSPECIFIED)), error, "pipe2",
-                strerror(error));
+  if (start->terminal != NULL ? !make_terminal(&stdio, exec, start->terminal, user.uid, failure)
+                              : !make_pipes(&stdio, start->stdin, failure)) {
+    return false;
   }
   const struct spawn_request request = {
       .root = root_path(),
@@ -192,12 +225,15 @@ bool exec_start_process(struct exec* exec, const ExecStart* start, struct exec_f
       .envp = envp,
       .path = environment_get(envp, envp_count, "PATH"),
       .user = &user,
-      .stdio = {start->stdin ? stdio.childs[0] : root_null_fd(), stdio.childs[1], stdio.childs[2]},
+      .stdio = {stdio.childs[0] >= 0 ? stdio.childs[0] : root_null_fd(), stdio.childs[1],
+                stdio.childs[2]},
+      .terminal = start->terminal != NULL,
   };
   const struct spawn_result result = spawn_process(&request);
   close_all(stdio.childs);
   if (result.pid < 0) {
     close_all(stdio.ours);
+    terminal_close(&exec->terminal);
     return spawn_failed(failure, &result, &request);
   }
   exec->id = start->exec_id;

@@ -9,6 +9,14 @@
 // The host listens here for the control connection, the agent for streams.
 #define AGENT_VSOCK_PORT 1024u
 
+// The host opens raw streams here.
+#define AGENT_RAW_PORT 1026u
+// An id that the host gives to a raw stream.
+#define AGENT_RAW_ID_LIMIT 256
+// Raw streams that wait to be claimed, and how long each may.
+#define AGENT_MAX_UNCLAIMED_STREAMS 32
+#define AGENT_RAW_CLAIM_MS 10000u
+
 // Four descriptors a connection (socket and three pipes) stay below the
 // default RLIMIT_NOFILE of 1024.
 #define AGENT_MAX_CONNECTIONS 192
@@ -27,6 +35,13 @@
 // Room in the out buffer without which no further frame is taken in: the longest
 // answer to a frame fits.
 #define AGENT_REPLY_ROOM ((size_t)4 * 1024)
+
+// Bytes of a terminal that are moved at once.
+#define AGENT_TERMINAL_CHUNK ((size_t)16 * 1024)
+// What a pseudo-terminal can hold of the bytes that were written to it: 8 KiB in
+// flight (tty_buffer_set_limit in the kernel's pty.c), 4 KiB in the line
+// discipline, and what the granularity of the former's buffers adds.
+#define AGENT_TERMINAL_OWED ((size_t)32 * 1024)
 
 // Frames longer than a block are gathered on the heap, all of them together
 // within this budget.

@@ -13,12 +13,16 @@
 #include "limits.h"
 #include "log.h"
 #include "loop.h"
+#include "rawstream.h"
 #include "reaper.h"
 
 static const struct sockaddr_vm kHost = {
     .svm_family = AF_VSOCK, .svm_port = AGENT_VSOCK_PORT, .svm_cid = VMADDR_CID_HOST};
 static const struct sockaddr_vm kAnyone = {
     .svm_family = AF_VSOCK, .svm_port = AGENT_VSOCK_PORT, .svm_cid = VMADDR_CID_ANY};
+
+static const struct sockaddr_vm kRawStreams = {
+    .svm_family = AF_VSOCK, .svm_port = AGENT_RAW_PORT, .svm_cid = VMADDR_CID_ANY};
 
 static struct control_address address_of(const struct sockaddr_vm* vsock) {
   return (struct control_address){(const struct sockaddr*)(const void*)vsock, sizeof(*vsock)};
@@ -73,6 +77,10 @@ int main(void) {
   }
   if (control_start(dialled, &host, &anyone) < 0) {
     log_error("listen for streams", errno);
+  }
+  const struct control_address raw_streams = address_of(&kRawStreams);
+  if (raw_streams_start(&raw_streams) < 0) {
+    log_error("listen for raw streams", errno);
   }
   raise_limits();
   for (;;) {

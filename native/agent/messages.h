@@ -14,6 +14,7 @@ typedef Embervm__Agent__V1__SetUpRootRequest SetUpRootRequest;
 typedef Embervm__Agent__V1__SetUpRootResponse SetUpRootResponse;
 typedef Embervm__Agent__V1__PowerOffRequest PowerOffRequest;
 typedef Embervm__Agent__V1__PowerOffResponse PowerOffResponse;
+typedef Embervm__Agent__V1__Terminal Terminal;
 typedef Embervm__Agent__V1__ExecStart ExecStart;
 typedef Embervm__Agent__V1__ExecRequest ExecRequest;
 typedef Embervm__Agent__V1__ExecStarted ExecStarted;
@@ -23,6 +24,8 @@ typedef Embervm__Agent__V1__ExecFailureKind ExecFailureKind;
 typedef Embervm__Agent__V1__ExecEvent ExecEvent;
 typedef Embervm__Agent__V1__SignalRequest SignalRequest;
 typedef Embervm__Agent__V1__SignalResponse SignalResponse;
+typedef Embervm__Agent__V1__ResizeRequest ResizeRequest;
+typedef Embervm__Agent__V1__ResizeResponse ResizeResponse;
 
 #define EXEC_EVENT(name) EMBERVM__AGENT__V1__EXEC_EVENT__EVENT_##name
 #define EXEC_REQUEST(name) EMBERVM__AGENT__V1__EXEC_REQUEST__REQUEST_##name

@@ -36,12 +36,14 @@ static struct {
   const char* path;
   int fd;
   int null_fd;
-} root = {.path = NULL, .fd = -1, .null_fd = -1};
+  int terminals_fd;
+} root = {.path = NULL, .fd = -1, .null_fd = -1, .terminals_fd = -1};
 
 bool root_is_ready(void) { return root.path != NULL; }
 const char* root_path(void) { return root.path; }
 int root_fd(void) { return root.fd; }
 int root_null_fd(void) { return root.null_fd; }
+int root_terminals_fd(void) { return root.terminals_fd; }
 
 bool root_adopt(const char* path) {
   root.fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -49,6 +51,8 @@ bool root_adopt(const char* path) {
   if (root.fd < 0 || root.null_fd < 0) {
     return false;
   }
+  // Held from before the first workload, which may mount something else there.
+  root.terminals_fd = open_in_root(root.fd, "/dev/pts", O_PATH | O_DIRECTORY);
   root.path = path;
   return true;
 }
@@ -60,9 +64,13 @@ static void forget(void) {
   if (root.null_fd >= 0) {
     close(root.null_fd);
   }
+  if (root.terminals_fd >= 0) {
+    close(root.terminals_fd);
+  }
   root.path = NULL;
   root.fd = -1;
   root.null_fd = -1;
+  root.terminals_fd = -1;
 }
 
 // --- What the request may say

@@ -19,6 +19,8 @@ bool root_is_ready(void);
 const char* root_path(void);
 int root_fd(void);
 int root_null_fd(void);
+// The directory of the workload's terminals; -1 when the kernel has none.
+int root_terminals_fd(void);
 
 // Takes a directory that is complete as it is. False with errno.
 bool root_adopt(const char* path);

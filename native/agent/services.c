@@ -14,7 +14,7 @@
 #define AGENT_SERVICE "embervm.agent.v1.Agent"
 #define PROCESS_SERVICE "embervm.agent.v1.Process"
 
-enum { kMaxSignal = 64 };
+enum { kMaxSignal = 64, kMaxSide = 65535 };
 
 static void get_info(const struct call* call) {
   struct utsname names;
@@ -69,8 +69,26 @@ static void signal_process(const struct call* call) {
   call_reply(call, &response.base);
 }
 
+static void resize_terminal(const struct call* call) {
+  const ResizeRequest* request = call_decode(call, &embervm__agent__v1__resize_request__descriptor);
+  if (request == NULL) {
+    return;
+  }
+  if (request->rows > kMaxSide || request->cols > kMaxSide) {
+    call_fail(call, TTRPC_INVALID_ARGUMENT, "rows and cols must be at most 65535");
+    return;
+  }
+  ResizeResponse response = EMBERVM__AGENT__V1__RESIZE_RESPONSE__INIT;
+  response.resized = exec_resize(request->exec_id, request->rows, request->cols);
+  call_reply(call, &response.base);
+}
+
 const struct method server_methods[] = {
-    {AGENT_SERVICE, "GetInfo", get_info},        {AGENT_SERVICE, "SetUpRoot", set_up_root},
-    {AGENT_SERVICE, "PowerOff", power_off},      {PROCESS_SERVICE, "Exec", exec_open},
-    {PROCESS_SERVICE, "Signal", signal_process}, {NULL, NULL, NULL},
+    {AGENT_SERVICE, "GetInfo", get_info},
+    {AGENT_SERVICE, "SetUpRoot", set_up_root},
+    {AGENT_SERVICE, "PowerOff", power_off},
+    {PROCESS_SERVICE, "Exec", exec_open},
+    {PROCESS_SERVICE, "Signal", signal_process},
+    {PROCESS_SERVICE, "Resize", resize_terminal},
+    {NULL, NULL, NULL},
 };

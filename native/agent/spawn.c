@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -108,6 +109,10 @@ static bool prepare(struct child* child) {
     if (call_failed(syscall(SYS_dup3, request->stdio[fd], fd, 0))) {
       return false;
     }
+  }
+  child->stage = SPAWN_TERMINAL;
+  if (request->terminal && call_failed(syscall(SYS_ioctl, STDIN_FILENO, TIOCSCTTY, 0))) {
+    return false;
   }
   child->stage = SPAWN_ROOT;
   if (call_failed(syscall(SYS_chroot, request->root))) {

@@ -14,6 +14,7 @@ enum spawn_stage {
   SPAWN_CLONE,
   SPAWN_SESSION,
   SPAWN_STDIO,
+  SPAWN_TERMINAL,
   SPAWN_ROOT,
   SPAWN_GROUPS,
   SPAWN_GID,
@@ -35,6 +36,8 @@ struct spawn_request {
   const struct user* user;
   // Become descriptors 0, 1 and 2; all three are above 2 themselves.
   int stdio[3];
+  // They are a terminal, which becomes the one that controls the session.
+  bool terminal;
 };
 
 struct spawn_result {

@@ -23,6 +23,7 @@ extern "C" {
 #include "../connection.h"
 #include "../control.h"
 #include "../loop.h"
+#include "../rawstream.h"
 #include "../reaper.h"
 #include "../root.h"
 }
@@ -69,18 +70,20 @@ void OnLifeline(loop_watch* watch, uint32_t) {
 }
 
 // The agent itself; returns the exit status.
-int Serve(int lifeline, int dialled, const control_address& host, const control_address* listen) {
+int Serve(int lifeline, int dialled, const control_address& host, const control_address* listen,
+          const control_address* raw) {
   loop_watch lifeline_watch{};
   lifeline_watch.ready = OnLifeline;
   lifeline_watch.fd = lifeline;
   if (loop_start() < 0 || reaper_start() < 0 || loop_watch_set(&lifeline_watch, 1 /* IN */) < 0 ||
-      control_start(dialled, &host, listen) < 0) {
+      control_start(dialled, &host, listen) < 0 || (raw != nullptr && raw_streams_start(raw) < 0)) {
     return 1;
   }
   while (!stop_asked) {
     loop_run_once(-1);
   }
   control_stop();
+  raw_streams_stop();
   // The test has closed its ends: what is left ends now.
   for (int i = 0; i < 100 && connection_count() > 0; i++) {
     loop_run_once(20);
@@ -98,6 +101,7 @@ AgentProcess::AgentProcess(const char* root) {
   name_ = "embervm-agent-" + std::to_string(getpid()) + "-" + std::to_string(count++);
   const Address host = AddressOf(name_ + "-host");
   const Address guest = AddressOf(name_);
+  const Address raw = AddressOf(name_ + "-raw");
   control_listener_ = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   REQUIRE(bind(control_listener_, AsSockaddr(host), host.length) == 0);
   REQUIRE(listen(control_listener_, 16) == 0);
@@ -111,7 +115,8 @@ AgentProcess::AgentProcess(const char* root) {
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     const control_address to{AsSockaddr(host), host.length};
     const control_address at{AsSockaddr(guest), guest.length};
-    std::exit(root_adopt(root) ? Serve(lifeline[0], control_dial(&to), to, &at) : 3);
+    const control_address raw_at{AsSockaddr(raw), raw.length};
+    std::exit(root_adopt(root) ? Serve(lifeline[0], control_dial(&to), to, &at, &raw_at) : 3);
   }
   close(lifeline[0]);
   lifeline_ = lifeline[1];
@@ -138,7 +143,7 @@ AgentProcess::AgentProcess(const std::function<bool()>& prepare) {
         std::perror("prepare");
         _exit(5);
       }
-      _exit(Serve(lifeline[0], control[1], to, nullptr));
+      _exit(Serve(lifeline[0], control[1], to, nullptr, nullptr));
     }
     // Passes on how PID 1 ended: a signal as 128 + number.
     close(lifeline[0]);
@@ -183,8 +188,12 @@ int AgentProcess::AcceptControl(int timeout_ms) {
              : -1;
 }
 
-int AgentProcess::Connect() const {
-  const Address guest = AddressOf(name_);
+int AgentProcess::Connect() const { return ConnectTo(name_); }
+
+int AgentProcess::ConnectRaw() const { return ConnectTo(name_ + "-raw"); }
+
+int AgentProcess::ConnectTo(const std::string& name) {
+  const Address guest = AddressOf(name);
   // Until the agent listens.
   for (int i = 0; i < 500; i++) {
     const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);

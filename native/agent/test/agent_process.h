@@ -26,6 +26,8 @@ class AgentProcess {
   int AcceptControl(int timeout_ms = 5000);
   // A connection to where the agent listens. The caller owns it.
   int Connect() const;
+  // The same for raw streams.
+  int ConnectRaw() const;
 
   size_t OpenDescriptors() const;
   // Whether the number comes back to `count`: ends of connections are noticed a moment later.
@@ -38,6 +40,8 @@ class AgentProcess {
   int Wait();
 
  private:
+  static int ConnectTo(const std::string& name);
+
   pid_t pid_ = -1;
   int lifeline_ = -1;
   int control_listener_ = -1;

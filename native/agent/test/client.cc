@@ -181,6 +181,11 @@ std::string EncodeStart(const ExecSpec& spec) {
   start.cwd = Mutable(spec.cwd);
   start.user = Mutable(spec.user);
   start.stdin = spec.input.has_value();
+  Embervm__Agent__V1__Terminal terminal = EMBERVM__AGENT__V1__TERMINAL__INIT;
+  terminal.rows = 24;
+  terminal.cols = 80;
+  terminal.stream = Mutable(spec.terminal);
+  start.terminal = spec.terminal.empty() ? nullptr : &terminal;
   Embervm__Agent__V1__ExecRequest request = EMBERVM__AGENT__V1__EXEC_REQUEST__INIT;
   request.request_case = EMBERVM__AGENT__V1__EXEC_REQUEST__REQUEST_START;
   request.start = &start;
@@ -216,6 +221,23 @@ bool DecodeSignal(const Answer& answer) {
   const bool delivered = response->delivered;
   embervm__agent__v1__signal_response__free_unpacked(response, nullptr);
   return delivered;
+}
+
+std::string EncodeResize(uint64_t id, uint32_t rows, uint32_t cols) {
+  Embervm__Agent__V1__ResizeRequest request = EMBERVM__AGENT__V1__RESIZE_REQUEST__INIT;
+  request.exec_id = id;
+  request.rows = rows;
+  request.cols = cols;
+  return Pack(request.base);
+}
+
+bool DecodeResize(const Answer& answer) {
+  auto* response = embervm__agent__v1__resize_response__unpack(nullptr, answer.payload.size(),
+                                                               Bytes(answer.payload));
+  REQUIRE(response != nullptr);
+  const bool resized = response->resized;
+  embervm__agent__v1__resize_response__free_unpacked(response, nullptr);
+  return resized;
 }
 
 bool Collect(const Frame& frame, ExecOutcome& outcome) {

@@ -70,6 +70,8 @@ struct ExecSpec {
   std::string user;
   uint64_t id = 0;
   std::optional<std::string> input;
+  // The id of the raw stream of a terminal of 24 rows and 80 columns.
+  std::string terminal;
   // End stdin by closing the stream instead of by a message.
   bool half_close = false;
   int64_t timeout_ns = 0;
@@ -100,6 +102,8 @@ std::string EncodeStdin(const std::string& bytes);
 std::string EncodeStdinClose();
 std::string EncodeSignal(uint64_t id, int signal, bool group);
 bool DecodeSignal(const Answer& answer);
+std::string EncodeResize(uint64_t id, uint32_t rows, uint32_t cols);
+bool DecodeResize(const Answer& answer);
 
 // Adds what a frame says. True when it ended the stream.
 bool Collect(const Frame& frame, ExecOutcome& outcome);
