@@ -8,10 +8,10 @@ import {
   environment,
   limitMs,
   nonEmptyText,
-  notBuilt,
   onlyBuilt,
 } from './common.js';
 import { parseConfig } from './parse.js';
+import { type ResolvedRlimit, type Rlimit, type RlimitName, rlimits } from './rlimits.js';
 import * as z from './zod.js';
 
 const DEFAULT_MAX_BUFFER = 16 * 1024 * 1024;
@@ -39,6 +39,8 @@ export interface ExecOptions {
   encoding?: 'utf8' | 'buffer' | undefined;
   /** Bytes kept of each of stdout and stderr in a result; default 16 MiB. */
   maxBuffer?: number | undefined;
+  /** Resource limits: `{ nofile: 256, core: 0, as: { soft: 2 ** 30, hard: Infinity } }`. */
+  rlimits?: Partial<Record<RlimitName, Rlimit>> | undefined;
   tty?: false | undefined;
 }
 
@@ -51,6 +53,7 @@ export interface ResolvedExecOptions {
   signal?: AbortSignal | undefined;
   encoding: 'utf8' | 'buffer';
   maxBuffer: number;
+  rlimits: ResolvedRlimit[];
 }
 
 function isStdinSource(value: unknown): value is StdinSource {
@@ -77,7 +80,7 @@ const execOptions: z.ZodType<ResolvedExecOptions> = z.strictObject({
     .default(DEFAULT_MAX_BUFFER)
     .describe('bytes kept of each stream'),
   tty: onlyBuilt('tty', [false]).describe('terminal'),
-  rlimits: notBuilt('rlimits'),
+  rlimits: rlimits.default([]).describe('resource limits'),
 });
 
 const command = z.strictObject({

@@ -57,6 +57,11 @@ export interface SandboxOptions {
   bootTimeoutMs?: number | undefined;
   network?: 'none' | undefined;
   warmStart?: 'auto' | 'off' | undefined;
+  /**
+   * `restricted`: commands have few capabilities and can gain none; set-user-ID programs and device
+   * files of the root have no effect.
+   */
+  securityProfile?: 'default' | 'restricted' | undefined;
   detached?: false | undefined;
   ephemeral?: true | undefined;
   onProgress?: ((event: ProgressEvent) => void) | undefined;
@@ -76,6 +81,7 @@ export interface ResolvedSandboxOptions {
   rootDiskMib: number;
   kernel: { path?: string | undefined; args: string[] };
   bootTimeoutMs: number;
+  securityProfile: 'default' | 'restricted';
   onProgress?: ((event: ProgressEvent) => void) | undefined;
   signal?: AbortSignal | undefined;
 }
@@ -114,7 +120,7 @@ export const sandboxOptionsSchema: z.ZodType<ResolvedSandboxOptions> = z.strictO
   detached: onlyBuilt('detached', [false]).describe('outlive this process'),
   ephemeral: onlyBuilt('ephemeral', [true]).describe('leave nothing behind'),
   replace: onlyBuilt('replace', [false]).describe('replace a sandbox of this name'),
-  securityProfile: onlyBuilt('securityProfile', ['default']).describe('hardening'),
+  securityProfile: z.enum(['default', 'restricted']).default('default').describe('hardening'),
   onProgress: z
     .custom<(event: ProgressEvent) => void>((value) => typeof value === 'function', {
       message: 'must be a function',

@@ -6,4 +6,15 @@
  */
 
 export type * from 'zod';
-export { array, boolean, custom, enum, int, record, strictObject, string } from 'zod';
+export {
+  array,
+  boolean,
+  custom,
+  enum,
+  int,
+  partialRecord,
+  record,
+  strictObject,
+  string,
+  union,
+} from 'zod';

@@ -35,11 +35,14 @@ export interface GuestMount {
   readOnly?: boolean;
 }
 
-export interface OverlayRoot {
+export interface RootSetUp {
   lower: GuestMount;
   /** Absent: writes go to memory. */
   upper?: GuestMount;
   growUpper?: boolean;
+  hostname: string;
+  /** No set-user-ID programs and no device files on the root. */
+  restricted: boolean;
 }
 
 /** Unary calls on the control channel. */
@@ -65,10 +68,11 @@ export class AgentClient {
     return { agentVersion, kernelRelease, startedNs, dialledNs };
   }
 
-  async setUpRoot(root: OverlayRoot, hostname: string, options?: CallOptions): Promise<void> {
-    const { lower, upper, growUpper = false } = root;
+  async setUpRoot(setUp: RootSetUp, options?: CallOptions): Promise<void> {
+    const { lower, upper, growUpper = false, hostname, restricted } = setUp;
     const value = { lower: toMount(lower), upper: upper && toMount(upper), growUpper };
-    const request = encode(SetUpRootRequest, { root: { $case: 'overlay', value }, hostname });
+    const root = { $case: 'overlay', value } as const;
+    const request = encode(SetUpRootRequest, { root, hostname, restricted });
     await this.#client.call(AGENT_SERVICE, 'SetUpRoot', request, options);
   }
 

@@ -16,6 +16,11 @@ export interface ExecStart {
   cwd?: string | undefined;
   user?: string | undefined;
   stdin: boolean;
+  rlimits?: { resource: number; soft: bigint; hard: bigint }[];
+  /** Fewer capabilities, and none to gain. */
+  restricted?: boolean;
+  /** Becomes PID 1 of the namespaces of all later processes. */
+  init?: boolean;
 }
 
 export type AgentExecEvent =
@@ -44,8 +49,9 @@ export class ExecChannel {
         cwd: start.cwd ?? '',
         user: start.user ?? '',
         terminal: undefined,
-        rlimits: [],
-        restricted: false,
+        rlimits: start.rlimits ?? [],
+        restricted: start.restricted ?? false,
+        init: start.init ?? false,
       };
       await stream.send(encode(ExecRequest, { request: { $case: 'start', value } }));
       if (!start.stdin) await stream.closeSend();

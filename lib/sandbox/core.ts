@@ -89,6 +89,8 @@ export class SandboxCore implements ExecHost {
       cwd: options.cwd ?? this.#options.workdir,
       user: options.user ?? this.#options.user,
       stdin: options.stdin !== 'null',
+      rlimits: options.rlimits,
+      restricted: this.#options.securityProfile === 'restricted',
     };
     return new CommandExecution<Out>(this, start, options);
   }

@@ -150,11 +150,12 @@ class Boot {
 
   async #setUp(machine: Machine, agent: AgentClient, upper: UpperDisk): Promise<AgentInfo> {
     const hostname = this.#options.hostname ?? hostnameFor(this.#name);
+    const restricted = this.#options.securityProfile === 'restricted';
     try {
       // Sent together: a round trip through an emulated guest is not free.
       const [info] = await Promise.all([
         agent.getInfo(),
-        agent.setUpRoot({ lower: BASE, upper: UPPER, growUpper: upper.grow }, hostname),
+        agent.setUpRoot({ lower: BASE, upper: UPPER, growUpper: upper.grow, hostname, restricted }),
       ]);
       return info;
     } catch (cause) {

@@ -11,6 +11,7 @@
 
 #include "container.h"
 #include "exec_private.h"
+#include "init.h"
 #include "limits.h"
 #include "poweroff.h"
 #include "root.h"
@@ -345,6 +346,10 @@ static void start(struct exec* exec, const ExecStart* request) {
   }
   if (power_off_has_begun()) {
     stream_fail(&exec->stream, TTRPC_UNAVAILABLE, "the machine is powering off");
+    return;
+  }
+  if (init_state() == INIT_ENDED) {
+    stream_fail(&exec->stream, TTRPC_UNAVAILABLE, "the init has ended, and its processes with it");
     return;
   }
   struct exec_failure failure;

@@ -1,11 +1,14 @@
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "arena.h"
 #include "environment.h"
 #include "exec_private.h"
+#include "init.h"
+#include "limits.h"
 #include "root.h"
 #include "spawn.h"
 #include "users.h"
@@ -57,15 +60,26 @@ static ExecFailureKind kind_of_execve(int error) {
 static bool spawn_failed(struct exec_failure* failure, const struct spawn_result* result,
                          const struct spawn_request* request) {
   static const char* const kCalls[] = {
-      [SPAWN_CLONE] = "clone",   [SPAWN_SESSION] = "setsid",
-      [SPAWN_STDIO] = "dup3",    [SPAWN_TERMINAL] = "ioctl TIOCSCTTY",
-      [SPAWN_ROOT] = "chroot",   [SPAWN_GROUPS] = "setgroups",
-      [SPAWN_GID] = "setresgid", [SPAWN_UID] = "setresuid",
-      [SPAWN_CWD] = "chdir",     [SPAWN_EXEC] = "execve",
+      [SPAWN_CLONE] = "clone",
+      [SPAWN_NAMESPACE] = "setns",
+      [SPAWN_SESSION] = "setsid",
+      [SPAWN_STDIO] = "dup3",
+      [SPAWN_TERMINAL] = "ioctl TIOCSCTTY",
+      [SPAWN_LIMIT] = "prlimit",
+      [SPAWN_ROOT] = "chroot",
+      [SPAWN_RESTRICT] = "prctl",
+      [SPAWN_GROUPS] = "setgroups",
+      [SPAWN_GID] = "setresgid",
+      [SPAWN_UID] = "setresuid",
+      [SPAWN_CWD] = "chdir",
+      [SPAWN_EXEC] = "execve",
   };
   const char* path = NULL;
   failure->error = result->error;
   switch (result->stage) {
+    case SPAWN_LIMIT:
+      failure->kind = EXEC_FAILURE(RESOURCE_LIMIT);
+      break;
     case SPAWN_GROUPS:
     case SPAWN_GID:
     case SPAWN_UID:
@@ -173,6 +187,25 @@ static bool check(const ExecStart* start, struct exec_failure* failure) {
   if (exec_id_in_use(start->exec_id)) {
     return fail(failure, EXEC_FAILURE(BAD_REQUEST), EEXIST, "exec_id is in use", NULL);
   }
+  if (start->init && init_state() != INIT_NONE) {
+    return fail(failure, EXEC_FAILURE(BAD_REQUEST), EEXIST, "there is an init already", NULL);
+  }
+  return true;
+}
+
+static bool read_limits(const ExecStart* start, struct spawn_limit* limits,
+                        struct exec_failure* failure) {
+  if (start->n_rlimits > AGENT_MAX_RLIMITS) {
+    return fail(failure, EXEC_FAILURE(BAD_REQUEST), EINVAL, "more limits than there are", NULL);
+  }
+  for (size_t i = 0; i < start->n_rlimits; i++) {
+    const Rlimit* limit = start->rlimits[i];
+    if (limit->resource >= AGENT_MAX_RLIMITS || limit->soft > limit->hard) {
+      return fail(failure, EXEC_FAILURE(RESOURCE_LIMIT), EINVAL,
+                  "a limit is unknown, or its soft value above the hard one", NULL);
+    }
+    limits[i] = (struct spawn_limit){(int)limit->resource, {limit->soft, limit->hard}};
+  }
   return true;
 }
 
@@ -197,6 +230,10 @@ bool exec_start_process(struct exec* exec, const ExecStart* start, struct exec_f
   if (!check(start, failure)) {
     return false;
   }
+  struct spawn_limit limits[AGENT_MAX_RLIMITS];
+  if (!read_limits(start, limits, failure)) {
+    return false;
+  }
   struct text reason;
   if (!users_resolve(root_fd(), start->user, needs_home(start), &user, &reason)) {
     return fail(failure, EXEC_FAILURE(BAD_USER), 0, start->user, reason.data);
@@ -217,7 +254,7 @@ bool exec_start_process(struct exec* exec, const ExecStart* start, struct exec_f
                               : !make_pipes(&stdio, start->stdin, failure)) {
     return false;
   }
-  const struct spawn_request request = {
+  struct spawn_request request = {
       .root = root_path(),
       .cwd = start->cwd[0] != '\0' ? start->cwd : user.home,
       .cwd_optional = start->cwd[0] == '\0',
@@ -228,13 +265,25 @@ bool exec_start_process(struct exec* exec, const ExecStart* start, struct exec_f
       .stdio = {stdio.childs[0] >= 0 ? stdio.childs[0] : root_null_fd(), stdio.childs[1],
                 stdio.childs[2]},
       .terminal = start->terminal != NULL,
+      .limits = limits,
+      .limit_count = start->n_rlimits,
+      .restricted = start->restricted,
+      .namespaces = start->init ? SPAWN_AS_INIT : SPAWN_SHARED,
   };
+  init_join(&request);
   const struct spawn_result result = spawn_process(&request);
   close_all(stdio.childs);
   if (result.pid < 0) {
     close_all(stdio.ours);
     terminal_close(&exec->terminal);
     return spawn_failed(failure, &result, &request);
+  }
+  if (start->init && !init_adopt(result.pid, argv[0])) {
+    const int error = errno;
+    kill(result.pid, SIGKILL);
+    close_all(stdio.ours);
+    terminal_close(&exec->terminal);
+    return fail(failure, EXEC_FAILURE(RESOURCE_LIMIT), error, "pidfd_open", strerror(error));
   }
   exec->id = start->exec_id;
   exec->pid = result.pid;

@@ -58,6 +58,9 @@
 // Processes that ignore SIGKILL this long are stuck in the kernel.
 #define AGENT_KILL_GRACE_MS 2000u
 
+// RLIMIT_* of the kernel are numbered below this.
+#define AGENT_MAX_RLIMITS 16
+
 // The text of a status or a failure.
 #define AGENT_MESSAGE_SIZE 512
 

@@ -15,6 +15,7 @@ typedef Embervm__Agent__V1__SetUpRootResponse SetUpRootResponse;
 typedef Embervm__Agent__V1__PowerOffRequest PowerOffRequest;
 typedef Embervm__Agent__V1__PowerOffResponse PowerOffResponse;
 typedef Embervm__Agent__V1__Terminal Terminal;
+typedef Embervm__Agent__V1__Rlimit Rlimit;
 typedef Embervm__Agent__V1__ExecStart ExecStart;
 typedef Embervm__Agent__V1__ExecRequest ExecRequest;
 typedef Embervm__Agent__V1__ExecStarted ExecStarted;

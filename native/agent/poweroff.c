@@ -6,6 +6,7 @@
 #include <sys/reboot.h>
 #include <unistd.h>
 
+#include "init.h"
 #include "limits.h"
 #include "log.h"
 #include "loop.h"
@@ -50,7 +51,9 @@ static void on_begin(struct loop_task* task) {
     halt();
     return;
   }
-  kill(-1, SIGTERM);
+  if (!init_shut_down()) {
+    kill(-1, SIGTERM);
+  }
   // A stopped process acts on it only once it continues.
   kill(-1, SIGCONT);
   loop_timer_start(&power.grace, power.grace_ms);

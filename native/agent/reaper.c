@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "exec.h"
+#include "init.h"
 #include "loop.h"
 #include "poweroff.h"
 
@@ -44,6 +45,7 @@ bool reaper_collect(void) {
     int status;
     const pid_t pid = waitpid(-1, &status, WNOHANG);
     if (pid > 0) {
+      init_reaped(pid);
       exec_reaped(pid, status);
     } else if (pid == 0) {
       return true;

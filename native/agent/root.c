@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdint.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -243,6 +244,24 @@ static int mount_directory(const DirectoryRoot* directory, struct text* reason) 
   return error;
 }
 
+static int confine_root(struct text* reason) {
+  // struct mount_attr and its MOUNT_ATTR_NOSUID and MOUNT_ATTR_NODEV (mount_setattr(2)): one of our
+  // two C libraries lacks them, the other's clash with the kernel's.
+  enum { kNoSuid = 2, kNoDev = 4 };
+  const struct {
+    uint64_t set;
+    uint64_t clear;
+    uint64_t propagation;
+    uint64_t user_namespace;
+  } attributes = {.set = kNoSuid | kNoDev};
+  if (syscall(SYS_mount_setattr, AT_FDCWD, ROOT_PATH, 0, &attributes, sizeof(attributes)) == 0) {
+    return 0;
+  }
+  const int error = errno;
+  text_failure(reason, "mount_setattr", ROOT_PATH, error);
+  return error;
+}
+
 // The agent's own view of the devices: disks to mount, /dev/null for stdin.
 static int mount_own_devices(struct text* reason) {
   const struct mount_request request = {
@@ -281,6 +300,9 @@ int root_set_up(const SetUpRootRequest* request, struct text* reason) {
     error = request->root_case == EMBERVM__AGENT__V1__SET_UP_ROOT_REQUEST__ROOT_OVERLAY
                 ? mount_overlay(request->overlay, reason)
                 : mount_directory(request->directory, reason);
+  }
+  if (error == 0 && request->restricted) {
+    error = confine_root(reason);
   }
   if (error == 0) {
     error = root_furnish(ROOT_PATH, request->hostname, reason);

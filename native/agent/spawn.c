@@ -7,9 +7,12 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include "restrict.h"
 
 // The child runs in our memory while we sleep in clone: it must not return from
 // its stack frame, nor take a lock, nor use libc functions that keep state. The
@@ -93,8 +96,24 @@ static void search_and_execute(struct child* child) {
   errno = denied ? EACCES : ENOENT;
 }
 
+static bool enter_namespaces(const struct spawn_request* request) {
+  switch (request->namespaces) {
+    case SPAWN_AS_INIT:
+      // What init mounts is nobody else's, and what it unmounts neither.
+      return !call_failed(syscall(SYS_mount, NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
+    case SPAWN_WITH_INIT:
+      return !call_failed(syscall(SYS_setns, request->init, CLONE_NEWNS));
+    default:
+      return true;
+  }
+}
+
 static bool prepare(struct child* child) {
   const struct spawn_request* request = child->request;
+  child->stage = SPAWN_NAMESPACE;
+  if (!enter_namespaces(request)) {
+    return false;
+  }
   child->stage = SPAWN_SESSION;
   if (call_failed(syscall(SYS_setsid))) {
     return false;
@@ -114,8 +133,25 @@ static bool prepare(struct child* child) {
   if (request->terminal && call_failed(syscall(SYS_ioctl, STDIN_FILENO, TIOCSCTTY, 0))) {
     return false;
   }
+  child->stage = SPAWN_LIMIT;
+  for (size_t i = 0; i < request->limit_count; i++) {
+    const struct spawn_limit* limit = &request->limits[i];
+    if (call_failed(syscall(SYS_prlimit64, 0, limit->resource, &limit->value, NULL))) {
+      return false;
+    }
+  }
   child->stage = SPAWN_ROOT;
   if (call_failed(syscall(SYS_chroot, request->root))) {
+    return false;
+  }
+  // An init has processes of its own to see.
+  if (request->namespaces == SPAWN_AS_INIT &&
+      call_failed(
+          syscall(SYS_mount, "proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL))) {
+    return false;
+  }
+  child->stage = SPAWN_RESTRICT;
+  if (request->restricted && !restrict_privileges()) {
     return false;
   }
   if (!set_identity(child)) {
@@ -155,10 +191,29 @@ static bool has_identity(const struct user* user) {
   return plain == 1 && user->uid == 0 && user->gid == 0 && user->group_count == 0;
 }
 
+static pid_t start_child(struct child* child) {
+  const struct spawn_request* request = child->request;
+  int flags = CLONE_VM | CLONE_VFORK | SIGCHLD;
+  if (request->namespaces == SPAWN_AS_INIT) {
+    flags |= CLONE_NEWPID | CLONE_NEWNS;
+  }
+  const bool join = request->namespaces == SPAWN_WITH_INIT;
+  // A pidfd stands for the namespaces of its process. This one changes for the children to come.
+  if (join && setns(request->init, CLONE_NEWPID) < 0) {
+    return -1;
+  }
+  const pid_t pid = clone(run_child, child_stack + sizeof(child_stack), flags, child);
+  const int error = errno;
+  if (join) {
+    setns(request->own, CLONE_NEWPID);
+  }
+  errno = error;
+  return pid;
+}
+
 struct spawn_result spawn_process(const struct spawn_request* request) {
   struct child child = {.request = request, .keep_identity = has_identity(request->user)};
-  const pid_t pid =
-      clone(run_child, child_stack + sizeof(child_stack), CLONE_VM | CLONE_VFORK | SIGCHLD, &child);
+  const pid_t pid = start_child(&child);
   if (pid < 0) {
     return (struct spawn_result){.pid = -1, .stage = SPAWN_CLONE, .error = errno};
   }

@@ -5,6 +5,8 @@
 #define EMBERVM_AGENT_SPAWN_H_
 
 #include <stdbool.h>
+#include <stddef.h>
+#include <sys/resource.h>
 #include <sys/types.h>
 
 #include "users.h"
@@ -12,15 +14,31 @@
 // What was being done when it failed.
 enum spawn_stage {
   SPAWN_CLONE,
+  SPAWN_NAMESPACE,
   SPAWN_SESSION,
   SPAWN_STDIO,
   SPAWN_TERMINAL,
+  SPAWN_LIMIT,
   SPAWN_ROOT,
+  SPAWN_RESTRICT,
   SPAWN_GROUPS,
   SPAWN_GID,
   SPAWN_UID,
   SPAWN_CWD,
   SPAWN_EXEC,
+};
+
+struct spawn_limit {
+  int resource;
+  struct rlimit value;
+};
+
+enum spawn_namespaces {
+  SPAWN_SHARED,
+  // PID 1 of new ones.
+  SPAWN_AS_INIT,
+  // Those of the init.
+  SPAWN_WITH_INIT,
 };
 
 struct spawn_request {
@@ -38,6 +56,14 @@ struct spawn_request {
   int stdio[3];
   // They are a terminal, which becomes the one that controls the session.
   bool terminal;
+  const struct spawn_limit* limits;
+  size_t limit_count;
+  // Without the capabilities that reach beyond the sandbox's own files and processes.
+  bool restricted;
+  enum spawn_namespaces namespaces;
+  // Pidfds of the init and of this process.
+  int init;
+  int own;
 };
 
 struct spawn_result {

@@ -20,6 +20,7 @@ describe('defaults', () => {
       rootDiskMib: 4096,
       kernel: { args: [] },
       bootTimeoutMs: 120_000,
+      securityProfile: 'default',
     });
   });
 
@@ -42,6 +43,7 @@ describe('defaults', () => {
       stdin: 'null',
       encoding: 'utf8',
       maxBuffer: 16 * 2 ** 20,
+      rlimits: [],
     });
   });
 
@@ -146,7 +148,6 @@ describe('what is not built yet', () => {
     ['detached', true],
     ['ephemeral', false],
     ['replace', true],
-    ['securityProfile', 'restricted'],
     ['network', { mode: 'nat' }],
     ['warmStart', 'always'],
   ])('the sandbox option %s is refused by name', (option, value) => {
@@ -185,11 +186,36 @@ describe('what is not built yet', () => {
   test.each([
     ['tty', true],
     ['tty', { rows: 1, cols: 1 }],
-    ['rlimits', { nofile: 1 }],
   ])('the exec option %s = %j is refused by name', (option, value) => {
     const error = thrown(() => parseExecOptions({ [option]: value }));
     expect(error.code).toBe('ERR_UNSUPPORTED');
     expect(error.message).toContain(`"${option}"`);
+  });
+});
+
+describe('resource limits', () => {
+  test('go to the kernel by number, Infinity as no limit', () => {
+    const { rlimits } = parseExecOptions({
+      rlimits: { nofile: 64, cpu: { soft: 1, hard: Number.POSITIVE_INFINITY } },
+    });
+    expect(rlimits).toEqual([
+      { resource: 0, soft: 1n, hard: 2n ** 64n - 1n },
+      { resource: 7, soft: 64n, hard: 64n },
+    ]);
+    expect(parseExecOptions({}).rlimits).toEqual([]);
+  });
+
+  test.each([
+    [{ files: 1 }, 'files'],
+    [{ nofile: -1 }, 'nofile'],
+    [{ nofile: 1.5 }, 'nofile'],
+    [{ nofile: '64' }, 'nofile'],
+    [{ nofile: { soft: 2, hard: 1 } }, 'nofile'],
+    [{ nofile: { soft: 2 } }, 'nofile'],
+  ])('%j is refused', (rlimits, name) => {
+    const error = thrown(() => parseExecOptions({ rlimits }));
+    expect(error.code).toBe('ERR_INVALID_CONFIG');
+    expect(error.message).toContain(name);
   });
 });
 

@@ -83,6 +83,8 @@ export interface DirectoryRoot {
 export interface SetUpRootRequest {
   root: { $case: "overlay"; value: OverlayRoot } | { $case: "directory"; value: DirectoryRoot } | undefined;
   hostname: string;
+  /** No set-user-ID programs and no device files on the root. */
+  restricted: boolean;
 }
 
 export interface SetUpRootResponse {
@@ -135,6 +137,11 @@ export interface ExecStart {
   rlimits: Rlimit[];
   /** no_new_privs, and the few capabilities that ordinary programs need. */
   restricted: boolean;
+  /**
+   * The process becomes PID 1 of a PID namespace, with a mount namespace of its
+   * own; those that start after it join both. Once per boot, before any other.
+   */
+  init: boolean;
 }
 
 export interface ExecRequest {
@@ -526,7 +533,7 @@ export const DirectoryRoot: MessageFns<DirectoryRoot> = {
 };
 
 function createBaseSetUpRootRequest(): SetUpRootRequest {
-  return { root: undefined, hostname: "" };
+  return { root: undefined, hostname: "", restricted: false };
 }
 
 export const SetUpRootRequest: MessageFns<SetUpRootRequest> = {
@@ -541,6 +548,9 @@ export const SetUpRootRequest: MessageFns<SetUpRootRequest> = {
     }
     if (message.hostname !== "") {
       writer.uint32(26).string(message.hostname);
+    }
+    if (message.restricted !== false) {
+      writer.uint32(32).bool(message.restricted);
     }
     return writer;
   },
@@ -580,6 +590,14 @@ export const SetUpRootRequest: MessageFns<SetUpRootRequest> = {
             }
 
             message.hostname = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.restricted = reader.bool();
             continue;
           }
         }
@@ -864,6 +882,7 @@ function createBaseExecStart(): ExecStart {
     terminal: undefined,
     rlimits: [],
     restricted: false,
+    init: false,
   };
 }
 
@@ -898,6 +917,9 @@ export const ExecStart: MessageFns<ExecStart> = {
     }
     if (message.restricted !== false) {
       writer.uint32(72).bool(message.restricted);
+    }
+    if (message.init !== false) {
+      writer.uint32(80).bool(message.init);
     }
     return writer;
   },
@@ -985,6 +1007,14 @@ export const ExecStart: MessageFns<ExecStart> = {
             }
 
             message.restricted = reader.bool();
+            continue;
+          }
+          case 10: {
+            if (tag !== 80) {
+              break;
+            }
+
+            message.init = reader.bool();
             continue;
           }
         }

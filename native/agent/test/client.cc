@@ -186,6 +186,21 @@ std::string EncodeStart(const ExecSpec& spec) {
   terminal.cols = 80;
   terminal.stream = Mutable(spec.terminal);
   start.terminal = spec.terminal.empty() ? nullptr : &terminal;
+  start.restricted = spec.restricted;
+  start.init = spec.init;
+  std::vector<Embervm__Agent__V1__Rlimit> limits;
+  for (const ExecSpec::Limit& limit : spec.limits) {
+    limits.push_back(EMBERVM__AGENT__V1__RLIMIT__INIT);
+    limits.back().resource = limit.resource;
+    limits.back().soft = limit.soft;
+    limits.back().hard = limit.hard;
+  }
+  std::vector<Embervm__Agent__V1__Rlimit*> pointers;
+  for (auto& limit : limits) {
+    pointers.push_back(&limit);
+  }
+  start.n_rlimits = pointers.size();
+  start.rlimits = pointers.data();
   Embervm__Agent__V1__ExecRequest request = EMBERVM__AGENT__V1__EXEC_REQUEST__INIT;
   request.request_case = EMBERVM__AGENT__V1__EXEC_REQUEST__REQUEST_START;
   request.start = &start;
@@ -337,7 +352,11 @@ ExecOutcome FinishExec(Client& client, uint32_t stream, const ExecSpec& spec) {
 
 ExecOutcome RunExec(const AgentProcess& agent, const ExecSpec& spec) {
   Client client(agent.Connect());
-  return FinishExec(client, StartExec(client, spec), spec);
+  ExecOutcome outcome = FinishExec(client, StartExec(client, spec), spec);
+  // Until the agent has let go of the connection: a caller may count its descriptors.
+  shutdown(client.fd(), SHUT_WR);
+  client.AtEnd();
+  return outcome;
 }
 
 }  // namespace embervm::agent_test

@@ -75,6 +75,14 @@ struct ExecSpec {
   // End stdin by closing the stream instead of by a message.
   bool half_close = false;
   int64_t timeout_ns = 0;
+  struct Limit {
+    uint32_t resource = 0;
+    uint64_t soft = 0;
+    uint64_t hard = 0;
+  };
+  std::vector<Limit> limits;
+  bool restricted = false;
+  bool init = false;
   // Reading waits this long after the start.
   int stall_ms = 0;
 };
