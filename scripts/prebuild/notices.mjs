@@ -65,6 +65,20 @@ const components = [
     licence: 'MIT',
     texts: { 'node-addon-api.txt': join(root, 'node_modules/node-addon-api/LICENSE.md') },
   },
+  {
+    file: 'dist/config/zod.js',
+    what: 'the parts of zod that validate options',
+    npm: 'zod',
+    licence: 'MIT',
+    texts: { 'zod.txt': join(root, 'node_modules/zod/LICENSE') },
+  },
+  {
+    file: 'dist/rpc/protobuf.js',
+    what: 'the reader and writer of @bufbuild/protobuf',
+    npm: '@bufbuild/protobuf',
+    licence: 'Apache-2.0 AND BSD-3-Clause',
+    texts: { 'Apache-2.0.txt': `${texts}/Apache-2.0` },
+  },
 ];
 
 /** "busybox 1:1.35.0-4+deb12u1": the source package and its version. */
