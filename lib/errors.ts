@@ -51,6 +51,8 @@ export const errorTable = {
   ERR_EXEC_TIMEOUT: 'ExecError',
   ERR_EXEC_ABORTED: 'ExecError',
   ERR_EXEC_STDIN: 'ExecError',
+  ERR_NOT_A_TERMINAL: 'ExecError',
+  ERR_TERMINAL: 'ExecError',
 
   ERR_RPC_CANCELLED: 'RpcError',
   ERR_RPC_UNKNOWN: 'RpcError',

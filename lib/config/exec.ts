@@ -8,7 +8,6 @@ import {
   environment,
   limitMs,
   nonEmptyText,
-  onlyBuilt,
 } from './common.js';
 import { parseConfig } from './parse.js';
 import { type ResolvedRlimit, type Rlimit, type RlimitName, rlimits } from './rlimits.js';
@@ -20,6 +19,9 @@ const MAX_MAX_BUFFER = 512 * 1024 * 1024 - 24;
 /** The guest's kernel takes no more for arguments and environment together. */
 const MAX_COMMAND_BYTES = 2 * 1024 * 1024;
 
+const DEFAULT_SIZE: TerminalSize = { rows: 24, cols: 80 };
+const MAX_SIDE = 65_535;
+
 export type StdinSource = string | Uint8Array | AsyncIterable<Uint8Array>;
 
 export interface ExecOptions {
@@ -29,7 +31,10 @@ export interface ExecOptions {
   env?: Record<string, string> | undefined;
   /** `name`, `uid`, `name:group` or `uid:gid`; the sandbox's `user` when absent. */
   user?: string | undefined;
-  /** `null` (default): /dev/null. `pipe`: write to `execution.stdin`. Else what stdin holds. */
+  /**
+   * `null` (default): /dev/null. `pipe` (default with `tty`): write to `execution.stdin`. Else what
+   * stdin holds.
+   */
   stdin?: 'null' | 'pipe' | StdinSource | undefined;
   /** Kill the whole process group after this long, in ms. */
   timeoutMs?: number | undefined;
@@ -41,7 +46,13 @@ export interface ExecOptions {
   maxBuffer?: number | undefined;
   /** Resource limits: `{ nofile: 256, core: 0, as: { soft: 2 ** 30, hard: Infinity } }`. */
   rlimits?: Partial<Record<RlimitName, Rlimit>> | undefined;
-  tty?: false | undefined;
+  /** A terminal instead of pipes, of 24 rows and 80 columns unless a size is given. */
+  tty?: boolean | TerminalSize | undefined;
+}
+
+export interface TerminalSize {
+  rows: number;
+  cols: number;
 }
 
 export interface ResolvedExecOptions {
@@ -54,6 +65,8 @@ export interface ResolvedExecOptions {
   encoding: 'utf8' | 'buffer';
   maxBuffer: number;
   rlimits: ResolvedRlimit[];
+  /** Absent: pipes. */
+  tty?: TerminalSize | undefined;
 }
 
 function isStdinSource(value: unknown): value is StdinSource {
@@ -61,14 +74,16 @@ function isStdinSource(value: unknown): value is StdinSource {
   return typeof value === 'object' && value !== null && Symbol.asyncIterator in value;
 }
 
-const execOptions: z.ZodType<ResolvedExecOptions> = z.strictObject({
+const side = z.int().min(1).max(MAX_SIDE, 'the kernel counts no further');
+const terminalSize: z.ZodType<TerminalSize> = z.strictObject({ rows: side, cols: side });
+
+const execOptions = z.strictObject({
   cwd: absoluteGuestPath.optional().describe('working directory'),
   env: environment.default({}).describe('environment, added to the sandbox’s'),
   user: nonEmptyText.optional().describe('user'),
   stdin: z
     .custom<StdinSource>(isStdinSource, "must be 'null', 'pipe', text, bytes or an async iterable")
-    .default('null')
-    .transform((value) => (value === 'null' || value === 'pipe' ? value : { source: value }))
+    .optional()
     .describe('standard input'),
   timeoutMs: limitMs.optional().describe('limit in ms'),
   signal: abortSignal.optional().describe('kills on abort'),
@@ -79,7 +94,7 @@ const execOptions: z.ZodType<ResolvedExecOptions> = z.strictObject({
     .max(MAX_MAX_BUFFER, 'a longer string cannot be')
     .default(DEFAULT_MAX_BUFFER)
     .describe('bytes kept of each stream'),
-  tty: onlyBuilt('tty', [false]).describe('terminal'),
+  tty: z.union([z.boolean(), terminalSize]).default(false).describe('terminal'),
   rlimits: rlimits.default([]).describe('resource limits'),
 });
 
@@ -89,7 +104,23 @@ const command = z.strictObject({
 });
 
 export function parseExecOptions(input: unknown): ResolvedExecOptions {
-  return parseConfig(execOptions, input === undefined ? {} : input, 'invalid exec options');
+  const { tty, stdin, ...rest } = parseConfig(
+    execOptions,
+    input === undefined ? {} : input,
+    'invalid exec options',
+  );
+  const size = tty === true ? DEFAULT_SIZE : tty;
+  // A terminal without a keyboard would be the exception.
+  const source = stdin ?? (size === false ? 'null' : 'pipe');
+  return {
+    ...rest,
+    stdin: source === 'null' || source === 'pipe' ? source : { source },
+    ...(size === false ? {} : { tty: size }),
+  };
+}
+
+export function parseTerminalSize(rows: unknown, cols: unknown): TerminalSize {
+  return parseConfig(terminalSize, { rows, cols }, 'invalid terminal size');
 }
 
 /** Checks a command and returns its argv. */

@@ -8,6 +8,8 @@ import {
   GetInfoResponse,
   type Mount,
   PowerOffRequest,
+  ResizeRequest,
+  ResizeResponse,
   SetUpRootRequest,
   SignalRequest,
   SignalResponse,
@@ -92,6 +94,17 @@ export class AgentClient {
     const request = encode(SignalRequest, { execId, signal, group });
     const response = await this.#client.call(PROCESS_SERVICE, 'Signal', request, options);
     return decode(SignalResponse, response, WHAT).delivered;
+  }
+
+  /** False when the process had already ended, or has no terminal. */
+  async resize(
+    execId: bigint,
+    size: { rows: number; cols: number },
+    options?: CallOptions,
+  ): Promise<boolean> {
+    const request = encode(ResizeRequest, { execId, ...size });
+    const response = await this.#client.call(PROCESS_SERVICE, 'Resize', request, options);
+    return decode(ResizeResponse, response, WHAT).resized;
   }
 
   close(): void {

@@ -21,6 +21,8 @@ export interface ExecStart {
   restricted?: boolean;
   /** Becomes PID 1 of the namespaces of all later processes. */
   init?: boolean;
+  /** Instead of pipes; `stream` names a raw stream that is open. */
+  terminal?: { rows: number; cols: number; stream: string } | undefined;
 }
 
 export type AgentExecEvent =
@@ -29,8 +31,18 @@ export type AgentExecEvent =
   | { type: 'exited'; exitCode: number | null; signal: number | null }
   | { type: 'failed'; kind: ExecFailureKind; errno: number; message: string };
 
+/** How a command is talked to. */
+export interface CommandChannel {
+  /** The next event, or `undefined` when the agent has no more to say. */
+  receive(): Promise<AgentExecEvent | undefined>;
+  /** At most {@link MAX_STDIN_BYTES}. Resolves when more can be taken. */
+  writeStdin(data: Uint8Array): Promise<void>;
+  closeStdin(): Promise<void>;
+  close(): void;
+}
+
 /** One process and its stdio on a connection of its own. */
-export class ExecChannel {
+export class ExecChannel implements CommandChannel {
   readonly #client: TtrpcClient;
   readonly #stream: TtrpcStream;
 
@@ -48,7 +60,7 @@ export class ExecChannel {
         ...start,
         cwd: start.cwd ?? '',
         user: start.user ?? '',
-        terminal: undefined,
+        terminal: start.terminal,
         rlimits: start.rlimits ?? [],
         restricted: start.restricted ?? false,
         init: start.init ?? false,
@@ -62,7 +74,6 @@ export class ExecChannel {
     }
   }
 
-  /** At most {@link MAX_STDIN_BYTES}. Resolves when more can be taken. */
   async writeStdin(data: Uint8Array): Promise<void> {
     await this.#stream.send(encode(ExecRequest, { request: { $case: 'stdin', value: data } }));
   }
@@ -73,7 +84,6 @@ export class ExecChannel {
     await this.#stream.closeSend();
   }
 
-  /** The next event, or `undefined` when the agent has no more to say. */
   async receive(): Promise<AgentExecEvent | undefined> {
     for (;;) {
       const message = await this.#stream.receive();

@@ -5,6 +5,7 @@ import {
   type ExecOptions,
   parseCommand,
   parseExecOptions,
+  type TerminalSize,
 } from '../config/exec.js';
 import { parseStopOptions, type StopOptions } from '../config/machine.js';
 import type { ResolvedSandboxOptions } from '../config/sandbox.js';
@@ -17,6 +18,7 @@ import { ExecChannel, type ExecStart } from '../rpc/exec-channel.js';
 import type { SandboxDir } from '../state/sandbox-dir.js';
 import { CommandExecution, type ExecHost } from './execution.js';
 import { type EndRequest, sandboxGone, stopReason, stopResult } from './stop-result.js';
+import { TERMINAL_ENV, TerminalHost } from './terminal-host.js';
 import type { BootReport, Execution, Metrics, SandboxStatus, StopResult } from './types.js';
 
 const MIB = 1024 * 1024;
@@ -79,7 +81,8 @@ export class SandboxCore implements ExecHost {
   ): Execution<Out> {
     const options = parseExecOptions(input);
     const argv = parseCommand(file, args);
-    const env = Object.entries({ ...this.#options.env, ...options.env }).map(
+    const terminalEnv = options.tty === undefined ? {} : TERMINAL_ENV;
+    const env = Object.entries({ ...terminalEnv, ...this.#options.env, ...options.env }).map(
       ([key, value]) => `${key}=${value}`,
     );
     checkCommandBytes([...argv, ...env]);
@@ -88,11 +91,13 @@ export class SandboxCore implements ExecHost {
       env,
       cwd: options.cwd ?? this.#options.workdir,
       user: options.user ?? this.#options.user,
-      stdin: options.stdin !== 'null',
+      // A terminal has its input where its output is.
+      stdin: options.stdin !== 'null' && options.tty === undefined,
       rlimits: options.rlimits,
       restricted: this.#options.securityProfile === 'restricted',
     };
-    return new CommandExecution<Out>(this, start, options);
+    const host = options.tty === undefined ? this : new TerminalHost(this, options.tty);
+    return new CommandExecution<Out>(host, start, options);
   }
 
   shell<Out extends string | Uint8Array>(
@@ -122,6 +127,14 @@ export class SandboxCore implements ExecHost {
   async signal(execId: bigint, signal: number): Promise<void> {
     try {
       await this.#agent.signal(execId, signal, true, { timeoutMs: SIGNAL_TIMEOUT_MS });
+    } catch (error) {
+      throw await this.explain(error);
+    }
+  }
+
+  async resize(execId: bigint, size: TerminalSize): Promise<void> {
+    try {
+      await this.#agent.resize(execId, size, { timeoutMs: SIGNAL_TIMEOUT_MS });
     } catch (error) {
       throw await this.explain(error);
     }

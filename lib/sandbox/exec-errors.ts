@@ -44,6 +44,15 @@ export function refusedByAgent(file: string, cause: RpcError): ExecError {
   );
 }
 
+/** It was asked to do what only a terminal can. */
+export function withoutTerminal(file: string): ExecError {
+  return new ExecError(
+    'ERR_NOT_A_TERMINAL',
+    `${JSON.stringify(file)} has no terminal that could be resized; run it with "tty: true"`,
+    { context: { file } },
+  );
+}
+
 /** We ended the program. */
 export function limitError(
   kind: LimitKind,

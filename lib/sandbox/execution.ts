@@ -1,9 +1,15 @@
 /** One command in a sandbox: promise, streams and events over one connection to the agent. */
 import type { Readable, Writable } from 'node:stream';
-import type { ResolvedExecOptions } from '../config/exec.js';
+import { parseTerminalSize, type ResolvedExecOptions, type TerminalSize } from '../config/exec.js';
 import { ConfigError, ExecError, RpcError } from '../errors.js';
-import type { AgentExecEvent, ExecChannel, ExecStart } from '../rpc/exec-channel.js';
-import { failedToStart, type LimitKind, limitError, refusedByAgent } from './exec-errors.js';
+import type { AgentExecEvent, CommandChannel, ExecStart } from '../rpc/exec-channel.js';
+import {
+  failedToStart,
+  type LimitKind,
+  limitError,
+  refusedByAgent,
+  withoutTerminal,
+} from './exec-errors.js';
 import { Handoff } from './handoff.js';
 import { OutputSink } from './output.js';
 import { SIGKILL, signalName, signalNumber } from './signals.js';
@@ -21,8 +27,9 @@ type Exit = Extract<AgentExecEvent, { type: 'exited' }>;
 export interface ExecHost {
   nextExecId(): bigint;
   /** Connects and asks for the process; how that went is the first event. */
-  open(start: ExecStart, signal: AbortSignal): Promise<ExecChannel>;
+  open(start: ExecStart, signal: AbortSignal): Promise<CommandChannel>;
   signal(execId: bigint, signal: number): Promise<void>;
+  resize(execId: bigint, size: TerminalSize): Promise<void>;
   /** The command is over, however. */
   closed(execId: bigint): void;
   /** The error to report for a connection that was lost. */
@@ -47,7 +54,7 @@ export class CommandExecution<Out extends Output> implements Execution<Out> {
   readonly #options: ResolvedExecOptions;
   readonly #sinks: { stdout: OutputSink; stderr: OutputSink };
   readonly #pid = deferred<number>();
-  readonly #channel = deferred<ExecChannel>();
+  readonly #channel = deferred<CommandChannel>();
   readonly #demand = deferred<void>();
   readonly #ended = deferred<void>();
   readonly #opening = new AbortController();
@@ -81,8 +88,8 @@ export class CommandExecution<Out extends Output> implements Execution<Out> {
     return this.#sinks.stdout.stream();
   }
 
-  get stderr(): Readable {
-    return this.#sinks.stderr.stream();
+  get stderr(): Readable | null {
+    return this.#options.tty === undefined ? this.#sinks.stderr.stream() : null;
   }
 
   // biome-ignore lint/suspicious/noThenProperty: an execution is awaited for its result.
@@ -114,6 +121,17 @@ export class CommandExecution<Out extends Output> implements Execution<Out> {
       return;
     }
     if (!this.#over) await this.#host.signal(this.#start.execId, number);
+  }
+
+  async resize(rows: number, cols: number): Promise<void> {
+    const size = parseTerminalSize(rows, cols);
+    if (this.#options.tty === undefined) throw withoutTerminal(this.#file);
+    try {
+      await this.#pid.promise;
+    } catch {
+      return;
+    }
+    if (!this.#over) await this.#host.resize(this.#start.execId, size);
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<ExecEvent, void, void> {
@@ -169,7 +187,7 @@ export class CommandExecution<Out extends Output> implements Execution<Out> {
   async #run(): Promise<ExecResult<Out>> {
     const startedAt = performance.now();
     const disarm = this.#arm();
-    let channel: ExecChannel | undefined;
+    let channel: CommandChannel | undefined;
     let exit: Exit | undefined;
     try {
       channel = await this.#open();
@@ -194,7 +212,7 @@ export class CommandExecution<Out extends Output> implements Execution<Out> {
     }
   }
 
-  async #open(): Promise<ExecChannel> {
+  async #open(): Promise<CommandChannel> {
     const { signal } = this.#opening;
     signal.throwIfAborted();
     const channel = await this.#host.open(this.#start, signal);
@@ -209,7 +227,7 @@ export class CommandExecution<Out extends Output> implements Execution<Out> {
   }
 
   /** Hands out events until the last. */
-  async #pump(channel: ExecChannel): Promise<Exit> {
+  async #pump(channel: CommandChannel): Promise<Exit> {
     for (;;) {
       const event = await channel.receive();
       switch (event?.type) {

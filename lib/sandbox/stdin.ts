@@ -1,10 +1,10 @@
 /** How bytes reach the stdin of a program. */
 import { Writable } from 'node:stream';
 import type { StdinSource } from '../config/exec.js';
-import { type ExecChannel, MAX_STDIN_BYTES } from '../rpc/exec-channel.js';
+import { type CommandChannel, MAX_STDIN_BYTES } from '../rpc/exec-channel.js';
 
 /** A stream whose writes reach the program's pipe, with its back-pressure. */
-export function createStdin(channel: Promise<ExecChannel>): Writable {
+export function createStdin(channel: Promise<CommandChannel>): Writable {
   const stdin = new Writable({
     write: (chunk: Buffer, _encoding, done) => {
       settle(stdin, async () => writePieces(await channel, chunk), done);
@@ -34,7 +34,7 @@ function settle(stdin: Writable, run: () => Promise<void>, done: () => void): vo
 
 /** Feeds `source` to the program and closes its stdin. Stops when `ended` resolves. */
 export async function feedStdin(
-  channel: ExecChannel,
+  channel: CommandChannel,
   source: StdinSource,
   ended: Promise<unknown>,
 ): Promise<void> {
@@ -97,7 +97,7 @@ async function* once(bytes: Uint8Array): AsyncGenerator<Uint8Array, void, undefi
   yield bytes;
 }
 
-async function writePieces(channel: ExecChannel, bytes: Uint8Array): Promise<void> {
+async function writePieces(channel: CommandChannel, bytes: Uint8Array): Promise<void> {
   for (let at = 0; at < bytes.length; at += MAX_STDIN_BYTES) {
     await channel.writeStdin(bytes.subarray(at, at + MAX_STDIN_BYTES));
   }

@@ -96,12 +96,18 @@ export interface Execution<Output extends string | Uint8Array = string>
     AsyncIterable<ExecEvent>,
     AsyncDisposable {
   readonly pid: Promise<number>;
-  /** With `stdin: 'pipe'`, else `null`. End it to let the program see the end. */
+  /**
+   * With `stdin: 'pipe'`, else `null`. End it to let the program see the end; on a terminal that
+   * types Ctrl-D.
+   */
   readonly stdin: Writable | null;
   readonly stdout: Readable;
+  /** `null` with a terminal, which has one output. */
   readonly stderr: Readable | null;
   /** Signals the process group; nothing happens when the program has ended. */
   kill(signal?: NodeJS.Signals | number): Promise<void>;
+  /** Sets the size of the terminal; nothing happens when the program has ended. */
+  resize(rows: number, cols: number): Promise<void>;
   catch<Other>(
     onRejected: (reason: unknown) => Other | PromiseLike<Other>,
   ): Promise<ExecResult<Output> | Other>;

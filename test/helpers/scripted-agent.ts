@@ -115,6 +115,11 @@ export class ScriptedHost implements ExecHost {
     return ExecChannel.start(near, start);
   }
 
+  /** Terminals need a raw stream, which only a guest has. */
+  async resize(): Promise<void> {
+    throw new Error('no terminals here');
+  }
+
   async signal(execId: bigint, signal: number): Promise<void> {
     this.#agents.get(execId)?.deliver(signal);
   }

@@ -287,9 +287,6 @@ describeGuest('a sandbox', () => {
 
   test('refuses options at once', () => {
     expect(thrown(() => sandbox.exec('')).code).toBe('ERR_INVALID_CONFIG');
-    expect(thrown(() => sandbox.exec('ls', [], { tty: true } as never)).code).toBe(
-      'ERR_UNSUPPORTED',
-    );
   });
 
   test('does not run after orphans: they are reaped', async () => {

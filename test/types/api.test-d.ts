@@ -30,6 +30,8 @@ expectTypeOf<Execution>().toExtend<AsyncIterable<ExecEvent>>();
 expectTypeOf<Execution>().toExtend<AsyncDisposable>();
 expectTypeOf<Execution['stdin']>().toEqualTypeOf<Writable | null>();
 expectTypeOf<Execution['stdout']>().toEqualTypeOf<Readable>();
+// With a terminal there is no stderr.
+expectTypeOf<Execution['stderr']>().toEqualTypeOf<Readable | null>();
 expectTypeOf<Extract<ExecEvent, { type: 'stdout' }>['data']>().toEqualTypeOf<Uint8Array>();
 
 // Lifecycle objects can be disposed of.
@@ -55,7 +57,12 @@ expectTypeOf<{ vcpus: number; memoryMib: number }>().not.toExtend<MachineConfig>
 
 // Errors have a closed set of codes.
 expectTypeOf<ExecError['code']>().toEqualTypeOf<
-  'ERR_EXEC_FAILED' | 'ERR_EXEC_TIMEOUT' | 'ERR_EXEC_ABORTED' | 'ERR_EXEC_STDIN'
+  | 'ERR_EXEC_FAILED'
+  | 'ERR_EXEC_TIMEOUT'
+  | 'ERR_EXEC_ABORTED'
+  | 'ERR_EXEC_STDIN'
+  | 'ERR_NOT_A_TERMINAL'
+  | 'ERR_TERMINAL'
 >();
 
 // @ts-expect-error What is not built is no option.

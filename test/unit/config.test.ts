@@ -182,15 +182,6 @@ describe('what is not built yet', () => {
     expect(error.code).toBe('ERR_UNSUPPORTED');
     expect(error.context.option).toBe(option);
   });
-
-  test.each([
-    ['tty', true],
-    ['tty', { rows: 1, cols: 1 }],
-  ])('the exec option %s = %j is refused by name', (option, value) => {
-    const error = thrown(() => parseExecOptions({ [option]: value }));
-    expect(error.code).toBe('ERR_UNSUPPORTED');
-    expect(error.message).toContain(`"${option}"`);
-  });
 });
 
 describe('resource limits', () => {
@@ -248,7 +239,24 @@ describe('exec options that are wrong', () => {
     [{ maxBuffer: -1 }, 'maxBuffer is -1', 'at least 0'],
     [{ stdin: 5 }, 'stdin is a number', 'async iterable'],
     [{ timeout: 5 }, 'unknown option "timeout"'],
+    [{ tty: 1 }, 'tty is 1'],
+    [{ tty: { rows: 0, cols: 80 } }, 'tty.rows is 0', 'at least 1'],
+    [{ tty: { rows: 24, cols: 65_536 } }, 'tty.cols is 65536', 'at most 65535'],
+    [{ tty: { rows: 24 } }, 'tty.cols must be a number'],
   ]);
+
+  test('a terminal has a size, and a keyboard unless none is wanted', () => {
+    expect(parseExecOptions({ tty: true })).toMatchObject({
+      tty: { rows: 24, cols: 80 },
+      stdin: 'pipe',
+    });
+    expect(parseExecOptions({ tty: { rows: 1, cols: 2 }, stdin: 'null' })).toMatchObject({
+      tty: { rows: 1, cols: 2 },
+      stdin: 'null',
+    });
+    expect(parseExecOptions({ tty: false })).not.toHaveProperty('tty');
+    expect(parseExecOptions({})).toMatchObject({ stdin: 'null' });
+  });
 
   test.each(['text', new Uint8Array(1), (async function* () {})()])('stdin may be %o', (source) => {
     expect(parseExecOptions({ stdin: source }).stdin).toEqual({ source });

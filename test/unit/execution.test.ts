@@ -155,6 +155,18 @@ describe('the result', () => {
   });
 });
 
+describe('without a terminal', () => {
+  test('there is nothing to resize', async () => {
+    const execution = run(greet);
+    expect(await rejection(execution.resize(24, 80))).toMatchObject({
+      code: 'ERR_NOT_A_TERMINAL',
+      context: { file: 'prog' },
+    });
+    expect((await rejection(execution.resize(0, 80))).code).toBe('ERR_INVALID_CONFIG');
+    expect((await execution).exitCode).toBe(3);
+  });
+});
+
 describe('laziness', () => {
   test('a command that nobody consumes starts, and its output waits', async () => {
     const counter = { blocks: 0 };
@@ -220,12 +232,14 @@ describe('streams', () => {
     });
     execution.stdout.resume();
     await once(execution.stdout, 'data');
+    const { stderr } = execution;
+    if (stderr === null) throw new Error('stderr is missing');
     let seen = '';
-    execution.stderr.on('data', (chunk) => {
+    stderr.on('data', (chunk) => {
       seen += String(chunk);
     });
     next();
-    await once(execution.stderr, 'end');
+    await once(stderr, 'end');
     expect(seen).toBe('early late');
   });
 
