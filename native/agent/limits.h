@@ -26,15 +26,16 @@
 // Bytes of a pipe that travel in one message: whole pages of the pipe, and with
 // its envelope the frame still fits one 64 KiB vsock packet.
 #define AGENT_IO_CHUNK ((size_t)60 * 1024)
-// What one stdin message may hold (agent.proto).
+// What one stdin message may hold (agent.proto), and one of a file (files.proto).
 #define AGENT_MAX_STDIN_MESSAGE ((size_t)64 * 1024)
+#define AGENT_MAX_FILE_MESSAGE ((size_t)64 * 1024)
 
 // One buffer of a connection or a pipe: two output chunks with their envelopes,
 // or one stdin message with its own.
 #define AGENT_BLOCK_SIZE ((size_t)144 * 1024)
 // Room in the out buffer without which no further frame is taken in: the longest
 // answer to a frame fits.
-#define AGENT_REPLY_ROOM ((size_t)4 * 1024)
+#define AGENT_REPLY_ROOM ((size_t)8 * 1024)
 
 // Bytes of a terminal that are moved at once.
 #define AGENT_TERMINAL_CHUNK ((size_t)16 * 1024)
@@ -71,5 +72,15 @@
 #define AGENT_NAME_SIZE 256
 
 #define AGENT_PATH_SIZE 4096
+
+// A file name with its NUL, and a system's time for one slice of a long job: so
+// many entries of a directory, or so many chunks of a file.
+#define AGENT_FILE_NAME_SIZE 256
+#define AGENT_FILE_SLICE 64
+// How deep a tree may be, and how many of its directories are held open.
+#define AGENT_MAX_TREE_DEPTH 1024
+#define AGENT_OPEN_TREE_LEVELS 8
+// Directories below one watch.
+#define AGENT_MAX_WATCHES 8192
 
 #endif  // EMBERVM_AGENT_LIMITS_H_

@@ -5,6 +5,7 @@
 #define EMBERVM_AGENT_MESSAGES_H_
 
 #include "agent.pb-c.h"
+#include "files.pb-c.h"
 
 typedef Embervm__Agent__V1__GetInfoResponse GetInfoResponse;
 typedef Embervm__Agent__V1__Mount Mount;
@@ -27,9 +28,14 @@ typedef Embervm__Agent__V1__SignalRequest SignalRequest;
 typedef Embervm__Agent__V1__SignalResponse SignalResponse;
 typedef Embervm__Agent__V1__ResizeRequest ResizeRequest;
 typedef Embervm__Agent__V1__ResizeResponse ResizeResponse;
+typedef Embervm__Agent__V1__FileRequest FileRequest;
+typedef Embervm__Agent__V1__FileInfo FileInfo;
+typedef Embervm__Agent__V1__FileEvent FileEvent;
 
 #define EXEC_EVENT(name) EMBERVM__AGENT__V1__EXEC_EVENT__EVENT_##name
 #define EXEC_REQUEST(name) EMBERVM__AGENT__V1__EXEC_REQUEST__REQUEST_##name
 #define EXEC_FAILURE(name) EMBERVM__AGENT__V1__EXEC_FAILURE_KIND__EXEC_FAILURE_KIND_##name
+#define FILE_FLAG(name) EMBERVM__AGENT__V1__FILE_FLAG__FILE_FLAG_##name
+#define FILE_CHANGE(name) EMBERVM__AGENT__V1__FILE_CHANGE__FILE_CHANGE_##name
 
 #endif  // EMBERVM_AGENT_MESSAGES_H_

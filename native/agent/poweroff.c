@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "init.h"
+#include "files.h"
 #include "limits.h"
 #include "log.h"
 #include "loop.h"
@@ -38,6 +39,7 @@ static void halt(void) {
 
 static void on_halt(struct loop_task* task) {
   (void)task;
+  files_release();
   sync();
   root_tear_down();
   reboot(RB_POWER_OFF);

@@ -5,6 +5,7 @@
 
 #include "clock.h"
 #include "exec.h"
+#include "files.h"
 #include "limits.h"
 #include "messages.h"
 #include "poweroff.h"
@@ -13,6 +14,7 @@
 
 #define AGENT_SERVICE "embervm.agent.v1.Agent"
 #define PROCESS_SERVICE "embervm.agent.v1.Process"
+#define FILES_SERVICE "embervm.agent.v1.Files"
 
 enum { kMaxSignal = 64, kMaxSide = 65535 };
 
@@ -90,5 +92,18 @@ const struct method server_methods[] = {
     {PROCESS_SERVICE, "Exec", exec_open},
     {PROCESS_SERVICE, "Signal", signal_process},
     {PROCESS_SERVICE, "Resize", resize_terminal},
+    {FILES_SERVICE, "Stat", files_stat},
+    {FILES_SERVICE, "ReadLink", files_read_link},
+    {FILES_SERVICE, "MakeDirectory", files_make_directory},
+    {FILES_SERVICE, "Remove", files_remove},
+    {FILES_SERVICE, "Rename", files_rename},
+    {FILES_SERVICE, "MakeSymlink", files_make_symlink},
+    {FILES_SERVICE, "SetAttributes", files_set_attributes},
+    {FILES_SERVICE, "Read", files_read},
+    {FILES_SERVICE, "Write", files_write},
+    {FILES_SERVICE, "List", files_list},
+    {FILES_SERVICE, "RemoveTree", files_remove_tree},
+    {FILES_SERVICE, "Copy", files_copy},
+    {FILES_SERVICE, "Watch", files_watch},
     {NULL, NULL, NULL},
 };
