@@ -6,8 +6,8 @@
 #include <sys/reboot.h>
 #include <unistd.h>
 
-#include "init.h"
 #include "files.h"
+#include "init.h"
 #include "limits.h"
 #include "log.h"
 #include "loop.h"
