@@ -1,6 +1,8 @@
 /** `embervm`: hardware-isolated Linux sandboxes inside a Node process. */
 export type { ExecOptions, StdinSource } from './config/exec.js';
 export type { StopOptions } from './config/machine.js';
+export type { MetricsOptions, MetricsStreamOptions } from './config/metrics.js';
+export type { Rlimit, RlimitName } from './config/rlimits.js';
 export type { BootStage, ProgressEvent, SandboxOptions } from './config/sandbox.js';
 export {
   ConfigError,
@@ -23,6 +25,7 @@ export type {
   ExecEvent,
   ExecResult,
   Execution,
+  GuestMemory,
   Metrics,
   SandboxStatus,
   StopReason,

@@ -6,6 +6,8 @@ import { decode, encode } from './codec.js';
 import {
   GetInfoRequest,
   GetInfoResponse,
+  GetMemoryRequest,
+  GetMemoryResponse,
   type Mount,
   PowerOffRequest,
   ResizeRequest,
@@ -28,6 +30,14 @@ export interface AgentInfo {
   /** Guest time of the agent's first instruction and of its dial, in ns since boot. */
   startedNs: bigint;
   dialledNs: bigint;
+}
+
+/** sysinfo(2), as the guest's kernel tells it. */
+export interface GuestMemory {
+  totalBytes: number;
+  freeBytes: number;
+  sharedBytes: number;
+  bufferBytes: number;
 }
 
 export interface GuestMount {
@@ -76,6 +86,18 @@ export class AgentClient {
     const root = { $case: 'overlay', value } as const;
     const request = encode(SetUpRootRequest, { root, hostname, restricted });
     await this.#client.call(AGENT_SERVICE, 'SetUpRoot', request, options);
+  }
+
+  async getMemory(options?: CallOptions): Promise<GuestMemory> {
+    const request = encode(GetMemoryRequest, {});
+    const response = await this.#client.call(AGENT_SERVICE, 'GetMemory', request, options);
+    const memory = decode(GetMemoryResponse, response, WHAT);
+    return {
+      totalBytes: Number(memory.totalBytes),
+      freeBytes: Number(memory.freeBytes),
+      sharedBytes: Number(memory.sharedBytes),
+      bufferBytes: Number(memory.bufferBytes),
+    };
   }
 
   /** Ends every process within the grace, syncs and powers off. Answered before the end. */

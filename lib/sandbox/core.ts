@@ -8,6 +8,13 @@ import {
   type TerminalSize,
 } from '../config/exec.js';
 import { parseStopOptions, type StopOptions } from '../config/machine.js';
+import {
+  type MetricsOptions,
+  type MetricsStreamOptions,
+  parseMetricsOptions,
+  parseMetricsStreamOptions,
+  type ResolvedMetricsOptions,
+} from '../config/metrics.js';
 import type { ResolvedSandboxOptions } from '../config/sandbox.js';
 import { MachineError, RpcError, SandboxError } from '../errors.js';
 import type { Machine } from '../machine/machine.js';
@@ -17,6 +24,7 @@ import { AGENT_PORT, type AgentClient } from '../rpc/agent-client.js';
 import { ExecChannel, type ExecStart } from '../rpc/exec-channel.js';
 import type { SandboxDir } from '../state/sandbox-dir.js';
 import { CommandExecution, type ExecHost } from './execution.js';
+import { metricsStream, sampleMetrics } from './metrics.js';
 import { type EndRequest, sandboxGone, stopReason, stopResult } from './stop-result.js';
 import { TERMINAL_ENV, TerminalHost } from './terminal-host.js';
 import type { BootReport, Execution, Metrics, SandboxStatus, StopResult } from './types.js';
@@ -193,28 +201,27 @@ export class SandboxCore implements ExecHost {
     return abortable(this.#ended, signal, 'waiting for the sandbox');
   }
 
-  async metrics(): Promise<Metrics> {
+  async metrics(input: MetricsOptions | undefined): Promise<Metrics> {
+    return this.#sample(parseMetricsOptions(input), undefined);
+  }
+
+  metricsStream(input: MetricsStreamOptions | undefined): AsyncGenerator<Metrics, void, void> {
+    const options = parseMetricsStreamOptions(input);
+    return metricsStream((since) => this.#sample(options, since), this.#ended, options);
+  }
+
+  async #sample({ guest }: ResolvedMetricsOptions, since: Metrics | undefined): Promise<Metrics> {
     this.#requireRunning();
-    const stats = this.#machine.stats();
-    const drives = Object.values(stats.drives);
-    const sum = (values: number[]): number => values.reduce((total, value) => total + value, 0);
-    return {
-      uptimeMs: performance.now() - this.#startedAt,
-      cpu: {
-        timeMs: sum(stats.vcpus.map((vcpu) => vcpu.cpuTimeNs)) / 1e6,
-        cpus: stats.vcpus.length,
-      },
-      memory: {
+    return sampleMetrics(
+      {
+        startedAt: this.#startedAt,
         limitBytes: this.#options.memoryMib * MIB,
-        residentBytes: stats.residentBytes,
+        stats: () => this.#machine.stats(),
+        guestMemory: async (timeoutMs) => (guest ? this.#agent.getMemory({ timeoutMs }) : null),
+        runningProcesses: () => this.#running.size,
       },
-      disk: {
-        readBytes: sum(drives.map((drive) => drive.readBytes)),
-        writtenBytes: sum(drives.map((drive) => drive.writtenBytes)),
-      },
-      vsock: { receivedBytes: stats.vsock.rxBytes, sentBytes: stats.vsock.txBytes },
-      processes: { running: this.#running.size },
-    };
+      since,
+    );
   }
 
   ref(): void {

@@ -2,6 +2,7 @@
 import type { Socket } from 'node:net';
 import type { ExecOptions } from '../config/exec.js';
 import type { StopOptions } from '../config/machine.js';
+import type { MetricsOptions, MetricsStreamOptions } from '../config/metrics.js';
 import type { SandboxOptions } from '../config/sandbox.js';
 import type { VsockListener } from '../machine/types.js';
 import type { SandboxCore } from './core.js';
@@ -100,8 +101,14 @@ export class Sandbox implements AsyncDisposable {
     return this.#core.bootReport;
   }
 
-  metrics(): Promise<Metrics> {
-    return this.#core.metrics();
+  /** One sample of what the sandbox uses. */
+  metrics(options?: MetricsOptions): Promise<Metrics> {
+    return this.#core.metrics(options);
+  }
+
+  /** A sample now and after each interval, until the sandbox ends. */
+  metricsStream(options?: MetricsStreamOptions): AsyncGenerator<Metrics, void, void> {
+    return this.#core.metricsStream(options);
   }
 
   /** Ends the guest's processes and powers it off; kills it after `timeoutMs`. */

@@ -1,6 +1,9 @@
 /** The public shapes of a sandbox. */
 import type { Readable, Writable } from 'node:stream';
 import type { BootStage } from '../config/sandbox.js';
+import type { GuestMemory } from '../rpc/agent-client.js';
+
+export type { GuestMemory };
 
 /** `stopping`: it was asked to stop; new commands are refused. */
 export type SandboxStatus =
@@ -50,8 +53,22 @@ export interface BootReport {
 
 export interface Metrics {
   uptimeMs: number;
-  cpu: { timeMs: number; cpus: number };
-  memory: { limitBytes: number; residentBytes: number };
+  cpu: {
+    /** CPU time of the virtual CPUs. */
+    timeMs: number;
+    cpus: number;
+    /** Of one CPU: since the sample before in a stream, else since the boot. */
+    percent: number;
+    /** Kernel instructions that were emulated; `null` on hosts that run them themselves. */
+    emulatedInstructions: number | null;
+  };
+  memory: {
+    limitBytes: number;
+    /** Of the guest's memory, what is resident on the host. */
+    residentBytes: number;
+    /** What the guest says, and it may say anything; `null` when it was not asked or does not answer. */
+    guest: GuestMemory | null;
+  };
   disk: { readBytes: number; writtenBytes: number };
   /** As the guest sees it. */
   vsock: { receivedBytes: number; sentBytes: number };

@@ -13,6 +13,7 @@ typedef Embervm__Agent__V1__OverlayRoot OverlayRoot;
 typedef Embervm__Agent__V1__DirectoryRoot DirectoryRoot;
 typedef Embervm__Agent__V1__SetUpRootRequest SetUpRootRequest;
 typedef Embervm__Agent__V1__SetUpRootResponse SetUpRootResponse;
+typedef Embervm__Agent__V1__GetMemoryResponse GetMemoryResponse;
 typedef Embervm__Agent__V1__PowerOffRequest PowerOffRequest;
 typedef Embervm__Agent__V1__PowerOffResponse PowerOffResponse;
 typedef Embervm__Agent__V1__Terminal Terminal;

@@ -1,6 +1,7 @@
 // The methods of embervm.agent.v1: decode, call the module that does the work,
 // answer.
 #include <string.h>
+#include <sys/sysinfo.h>
 #include <sys/utsname.h>
 
 #include "clock.h"
@@ -46,6 +47,20 @@ static void set_up_root(const struct call* call) {
   call_reply(call, &response.base);
 }
 
+static void get_memory(const struct call* call) {
+  struct sysinfo info;
+  if (sysinfo(&info) < 0) {
+    call_fail(call, TTRPC_INTERNAL, "sysinfo failed");
+    return;
+  }
+  GetMemoryResponse response = EMBERVM__AGENT__V1__GET_MEMORY_RESPONSE__INIT;
+  response.total_bytes = (uint64_t)info.totalram * info.mem_unit;
+  response.free_bytes = (uint64_t)info.freeram * info.mem_unit;
+  response.shared_bytes = (uint64_t)info.sharedram * info.mem_unit;
+  response.buffer_bytes = (uint64_t)info.bufferram * info.mem_unit;
+  call_reply(call, &response.base);
+}
+
 static void power_off(const struct call* call) {
   const PowerOffRequest* request =
       call_decode(call, &embervm__agent__v1__power_off_request__descriptor);
@@ -88,6 +103,7 @@ static void resize_terminal(const struct call* call) {
 const struct method server_methods[] = {
     {AGENT_SERVICE, "GetInfo", get_info},
     {AGENT_SERVICE, "SetUpRoot", set_up_root},
+    {AGENT_SERVICE, "GetMemory", get_memory},
     {AGENT_SERVICE, "PowerOff", power_off},
     {PROCESS_SERVICE, "Exec", exec_open},
     {PROCESS_SERVICE, "Signal", signal_process},

@@ -351,6 +351,31 @@ describeGuest('a sandbox', () => {
     expect(metrics.vsock.sentBytes).toBeGreaterThan(8 * 2 ** 20);
     expect(metrics.uptimeMs).toBeGreaterThan(0);
     expect(metrics.processes.running).toBe(0);
+    const guest = metrics.memory.guest ?? { totalBytes: 0, freeBytes: 0 };
+    expect(guest.totalBytes).toBeGreaterThan(64 * 2 ** 20);
+    expect(guest.totalBytes).toBeLessThan(metrics.memory.limitBytes);
+    expect(guest.freeBytes).toBeLessThan(guest.totalBytes);
+  });
+
+  test('counts in a stream what came since the sample before', async () => {
+    const busy = sandbox.shell('while :; do :; done');
+    await busy.pid;
+    const percents: number[] = [];
+    for await (const { cpu, processes } of sandbox.metricsStream({ intervalMs: 300 })) {
+      expect(processes.running).toBe(1);
+      percents.push(cpu.percent);
+      if (percents.length === 3) break;
+    }
+    expect(Math.max(...percents.slice(1))).toBeGreaterThan(30);
+    await busy.kill('SIGKILL');
+    await busy;
+    const controller = new AbortController();
+    const stream = sandbox.metricsStream({ intervalMs: 60_000, signal: controller.signal });
+    await stream.next();
+    const next = stream.next();
+    controller.abort(new Error('enough'));
+    expect((await rejection(next)).code).toBe('ERR_ABORTED');
+    expect(thrown(() => sandbox.metricsStream({ intervalMs: 0 })).code).toBe('ERR_INVALID_CONFIG');
   });
 
   test('stops gracefully, and leaves nothing', async () => {

@@ -90,6 +90,16 @@ export interface SetUpRootRequest {
 export interface SetUpRootResponse {
 }
 
+export interface GetMemoryRequest {
+}
+
+export interface GetMemoryResponse {
+  totalBytes: bigint;
+  freeBytes: bigint;
+  sharedBytes: bigint;
+  bufferBytes: bigint;
+}
+
 export interface PowerOffRequest {
   graceMs: number;
 }
@@ -635,6 +645,132 @@ export const SetUpRootResponse: MessageFns<SetUpRootResponse> = {
       while (reader.pos < end) {
         const tag = reader.uint32();
         switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseGetMemoryRequest(): GetMemoryRequest {
+  return {};
+}
+
+export const GetMemoryRequest: MessageFns<GetMemoryRequest> = {
+  encode(_: GetMemoryRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetMemoryRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetMemoryRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseGetMemoryResponse(): GetMemoryResponse {
+  return { totalBytes: 0n, freeBytes: 0n, sharedBytes: 0n, bufferBytes: 0n };
+}
+
+export const GetMemoryResponse: MessageFns<GetMemoryResponse> = {
+  encode(message: GetMemoryResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.totalBytes !== 0n) {
+      if (BigInt.asUintN(64, message.totalBytes) !== message.totalBytes) {
+        throw new globalThis.Error("value provided for field message.totalBytes of type uint64 too large");
+      }
+      writer.uint32(8).uint64(message.totalBytes);
+    }
+    if (message.freeBytes !== 0n) {
+      if (BigInt.asUintN(64, message.freeBytes) !== message.freeBytes) {
+        throw new globalThis.Error("value provided for field message.freeBytes of type uint64 too large");
+      }
+      writer.uint32(16).uint64(message.freeBytes);
+    }
+    if (message.sharedBytes !== 0n) {
+      if (BigInt.asUintN(64, message.sharedBytes) !== message.sharedBytes) {
+        throw new globalThis.Error("value provided for field message.sharedBytes of type uint64 too large");
+      }
+      writer.uint32(24).uint64(message.sharedBytes);
+    }
+    if (message.bufferBytes !== 0n) {
+      if (BigInt.asUintN(64, message.bufferBytes) !== message.bufferBytes) {
+        throw new globalThis.Error("value provided for field message.bufferBytes of type uint64 too large");
+      }
+      writer.uint32(32).uint64(message.bufferBytes);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetMemoryResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetMemoryResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.totalBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.freeBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.sharedBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.bufferBytes = reader.uint64() as bigint;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;

@@ -1,0 +1,124 @@
+// What a command costs: guest instructions, the host's share of the time, its output against a
+// plain pipe of the host, the memory that output takes, and many commands at once.
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Sandbox } from '../../dist/index.js';
+import { measureInChild } from '../lib/child.mjs';
+import { round, summarize } from '../lib/statistics.mjs';
+import { tinyProgram } from '../lib/tiny-program.mjs';
+
+const WARM_UP = 3;
+const RUNS = 20;
+const OUTPUT_MIB = 2;
+const OUTPUT_RUNS = 3;
+const PARALLEL = 24;
+const ROUNDS = 3;
+
+/** Median guest instructions and host time of a command that has run before. */
+async function costOf(sandbox, command) {
+  for (let run = 0; run < WARM_UP; run++) await sandbox.exec(command);
+  const instructions = [];
+  const hostUs = [];
+  for (let run = 0; run < RUNS; run++) {
+    const before = await sandbox.metrics({ guest: false });
+    const begin = performance.now();
+    const { exitCode } = await sandbox.exec(command);
+    const elapsed = performance.now() - begin;
+    const after = await sandbox.metrics({ guest: false });
+    if (exitCode !== 0) throw new Error(`${command} ended with ${exitCode}`);
+    instructions.push(after.cpu.emulatedInstructions - before.cpu.emulatedInstructions);
+    hostUs.push((elapsed - (after.cpu.timeMs - before.cpu.timeMs)) * 1000);
+  }
+  const counted = (await sandbox.metrics({ guest: false })).cpu.emulatedInstructions !== null;
+  return { instructions: counted ? summarize(instructions) : undefined, hostUs: summarize(hostUs) };
+}
+
+const bytesOf = String(OUTPUT_MIB * 2 ** 20);
+
+async function readAll(stream) {
+  let bytes = 0;
+  for await (const chunk of stream) bytes += chunk.length;
+  if (bytes !== OUTPUT_MIB * 2 ** 20) throw new Error(`${bytes} bytes of output came`);
+}
+
+async function guestOutput(sandbox) {
+  const begin = performance.now();
+  const { cpu } = await sandbox.metrics({ guest: false });
+  const execution = sandbox.exec('head', ['-c', bytesOf, '/dev/zero']);
+  await Promise.all([readAll(execution.stdout), execution.pid]);
+  const seconds = (performance.now() - begin) / 1000;
+  const after = (await sandbox.metrics({ guest: false })).cpu;
+  return {
+    mibPerSecond: OUTPUT_MIB / seconds,
+    instructionsPerMib: (after.emulatedInstructions - cpu.emulatedInstructions) / OUTPUT_MIB,
+  };
+}
+
+async function hostOutput() {
+  const begin = performance.now();
+  const child = spawn('/bin/busybox', ['head', '-c', bytesOf, '/dev/zero'], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  await Promise.all([readAll(child.stdout), once(child, 'exit')]);
+  return OUTPUT_MIB / ((performance.now() - begin) / 1000);
+}
+
+async function parallel(sandbox) {
+  let worst = PARALLEL;
+  for (let turn = 0; turn < ROUNDS; turn++) {
+    const results = await Promise.all(
+      Array.from({ length: PARALLEL }, (_, index) => sandbox.shell(`echo ${index}; exit ${index}`)),
+    );
+    const right = results.filter(
+      ({ exitCode, stdout }, index) => exitCode === index && stdout === `${index}\n`,
+    );
+    worst = Math.min(worst, right.length);
+  }
+  return worst;
+}
+
+/** @param {(text: string) => void} note */
+export async function measure(note) {
+  note('booting…');
+  const sandbox = await Sandbox.create({ memoryMib: 256, bootTimeoutMs: 300_000 });
+  try {
+    const install = 'cat >/tmp/tiny && chmod 755 /tmp/tiny';
+    await sandbox.shell(install, { stdin: tinyProgram() });
+    // What the boot left to do is not part of a command.
+    await sleep(2000);
+    note(`running a program that only exits, ${RUNS} times…`);
+    const tiny = await costOf(sandbox, '/tmp/tiny');
+    note(`running /bin/true, ${RUNS} times…`);
+    const plain = await costOf(sandbox, '/bin/true');
+    note(`reading ${OUTPUT_MIB} MiB from the guest and from a program of the host, in turns…`);
+    const guest = [];
+    const host = [];
+    for (let run = 0; run < OUTPUT_RUNS; run++) {
+      guest.push(await guestOutput(sandbox));
+      host.push(await hostOutput());
+    }
+    note(`running ${PARALLEL} commands at once, ${ROUNDS} times…`);
+    const ok = await parallel(sandbox);
+    note('reading slowly what a guest writes fast, in a child process…');
+    const memory = await measureInChild('output-memory', ['--expose-gc']);
+
+    const rate = summarize(guest.map(({ mibPerSecond }) => mibPerSecond)).median;
+    const hostRate = summarize(host).median;
+    const perMib = summarize(guest.map(({ instructionsPerMib }) => instructionsPerMib)).median;
+    const count = (cost) => cost.instructions?.median ?? null;
+    const [us, MIBS] = ['us', 'MiB/s'];
+    return [
+      { name: 'exec_tiny_guest_instructions', value: count(tiny), unit: 'instructions' },
+      { name: 'exec_true_guest_instructions', value: count(plain), unit: 'instructions' },
+      { name: 'exec_rtt_host_us', value: round(tiny.hostUs.median), unit: us },
+      { name: 'stdout_mib_s', value: round(rate, 3), unit: MIBS, ratio: round(rate / hostRate, 5) },
+      { name: 'stdout_host_pipe_mib_s', value: round(hostRate), unit: MIBS },
+      { name: 'stdout_guest_instructions_per_mib', value: round(perMib, 0), unit: 'instructions' },
+      { name: 'output_memory_mib', value: round(memory.growthMib), unit: 'MiB' },
+      { name: 'parallel_exec_24_ok', value: ok, unit: `of ${PARALLEL}` },
+    ];
+  } finally {
+    await sandbox.close();
+  }
+}

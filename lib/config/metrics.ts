@@ -1,0 +1,43 @@
+/** Options of `metrics` and `metricsStream`. */
+import { abortSignal, limitMs } from './common.js';
+import { parseConfig } from './parse.js';
+import * as z from './zod.js';
+
+export interface MetricsOptions {
+  /** Ask the guest for its free memory (the default); the rest is known without it. */
+  guest?: boolean | undefined;
+}
+
+export interface ResolvedMetricsOptions {
+  guest: boolean;
+}
+
+export interface MetricsStreamOptions extends MetricsOptions {
+  /** Time from one sample to the next, in ms; default 1000. */
+  intervalMs?: number | undefined;
+  /** Ends the stream with an `ERR_ABORTED`. */
+  signal?: AbortSignal | undefined;
+}
+
+export interface ResolvedMetricsStreamOptions extends ResolvedMetricsOptions {
+  intervalMs: number;
+  signal?: AbortSignal | undefined;
+}
+
+const guest = z.boolean().default(true).describe('ask the guest too');
+
+const metricsOptions: z.ZodType<ResolvedMetricsOptions> = z.strictObject({ guest });
+
+const streamOptions: z.ZodType<ResolvedMetricsStreamOptions> = z.strictObject({
+  guest,
+  intervalMs: limitMs.default(1_000).describe('time between samples in ms'),
+  signal: abortSignal.optional().describe('ends the stream'),
+});
+
+export function parseMetricsOptions(input: unknown): ResolvedMetricsOptions {
+  return parseConfig(metricsOptions, input === undefined ? {} : input, 'invalid metrics options');
+}
+
+export function parseMetricsStreamOptions(input: unknown): ResolvedMetricsStreamOptions {
+  return parseConfig(streamOptions, input === undefined ? {} : input, 'invalid metrics options');
+}

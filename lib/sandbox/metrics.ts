@@ -1,0 +1,71 @@
+/** What a sandbox uses, from the monitor's counters; only the free memory is asked of the guest. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { ResolvedMetricsStreamOptions } from '../config/metrics.js';
+import { abortedError } from '../errors.js';
+import type { NativeStats } from '../native/types.js';
+import type { GuestMemory } from '../rpc/agent-client.js';
+import type { Metrics } from './types.js';
+
+const NS_PER_MS = 1e6;
+/** A guest that is busy or hostile must not hold up who asks how busy it is. */
+const GUEST_TIMEOUT_MS = 1_000;
+
+export interface MetricsSource {
+  /** When the sandbox was ready, by `performance.now()`. */
+  readonly startedAt: number;
+  readonly limitBytes: number;
+  stats(): NativeStats;
+  guestMemory(timeoutMs: number): Promise<GuestMemory | null>;
+  runningProcesses(): number;
+}
+
+const sum = (values: number[]): number => values.reduce((total, value) => total + value, 0);
+
+/** One sample; `since` is the one before it in a stream. */
+export async function sampleMetrics(source: MetricsSource, since?: Metrics): Promise<Metrics> {
+  // Before the guest is asked, which costs it time.
+  const stats = source.stats();
+  const uptimeMs = performance.now() - source.startedAt;
+  const timeMs = sum(stats.vcpus.map((vcpu) => vcpu.cpuTimeNs)) / NS_PER_MS;
+  const emulated = stats.vcpus.map((vcpu) => vcpu.emulatedInstructions);
+  const drives = Object.values(stats.drives);
+  const guest = await source.guestMemory(GUEST_TIMEOUT_MS).catch(() => null);
+  const elapsed = uptimeMs - (since?.uptimeMs ?? 0);
+  const used = timeMs - (since?.cpu.timeMs ?? 0);
+  return {
+    uptimeMs,
+    cpu: {
+      timeMs,
+      cpus: stats.vcpus.length,
+      percent: elapsed > 0 ? (100 * used) / elapsed : 0,
+      emulatedInstructions: emulated.some((count) => count < 0) ? null : sum(emulated),
+    },
+    memory: { limitBytes: source.limitBytes, residentBytes: stats.residentBytes, guest },
+    disk: {
+      readBytes: sum(drives.map((drive) => drive.readBytes)),
+      writtenBytes: sum(drives.map((drive) => drive.writtenBytes)),
+    },
+    vsock: { receivedBytes: stats.vsock.rxBytes, sentBytes: stats.vsock.txBytes },
+    processes: { running: source.runningProcesses() },
+  };
+}
+
+/** A sample now and one after each interval, until the sandbox ends or the loop is left. */
+export async function* metricsStream(
+  sample: (since: Metrics | undefined) => Promise<Metrics>,
+  ended: Promise<unknown>,
+  { intervalMs, signal }: ResolvedMetricsStreamOptions,
+): AsyncGenerator<Metrics, void, void> {
+  const over = new AbortController();
+  const finish = (): void => over.abort();
+  ended.then(finish, finish);
+  const wake = signal === undefined ? over.signal : AbortSignal.any([over.signal, signal]);
+  let last: Metrics | undefined;
+  for (;;) {
+    if (signal?.aborted) throw abortedError(signal, 'watching the metrics');
+    if (over.signal.aborted) return;
+    last = await sample(last);
+    yield last;
+    await sleep(intervalMs, undefined, { signal: wake, ref: false }).catch(() => {});
+  }
+}
