@@ -42,7 +42,11 @@ export const errorTable = {
   ERR_MACHINE_CLOSED: 'MachineError',
 
   ERR_SANDBOX_EXISTS: 'SandboxError',
+  ERR_SANDBOX_NOT_FOUND: 'SandboxError',
   ERR_SANDBOX_NOT_RUNNING: 'SandboxError',
+  ERR_SANDBOX_NOT_OWNER: 'SandboxError',
+  ERR_SANDBOX_STILL_RUNNING: 'SandboxError',
+  ERR_SANDBOX_DRAINING: 'SandboxError',
   ERR_SANDBOX_CRASHED: 'SandboxError',
   ERR_BOOT_FAILED: 'SandboxError',
   ERR_BOOT_TIMEOUT: 'SandboxError',

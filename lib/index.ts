@@ -3,7 +3,13 @@ export type { ExecOptions, StdinSource } from './config/exec.js';
 export type { StopOptions } from './config/machine.js';
 export type { MetricsOptions, MetricsStreamOptions } from './config/metrics.js';
 export type { Rlimit, RlimitName } from './config/rlimits.js';
-export type { BootStage, ProgressEvent, SandboxOptions } from './config/sandbox.js';
+export type {
+  BootStage,
+  ListOptions,
+  ProgressEvent,
+  SandboxOptions,
+  StartOptions,
+} from './config/sandbox.js';
 export {
   ConfigError,
   EmbervmError,
@@ -19,6 +25,7 @@ export {
 export type { VsockListener } from './machine/types.js';
 export { type HostReport, isInstalled, probeHost, runtimeVersion } from './native/host.js';
 export { sdkVersion } from './native/version.js';
+export type { SandboxHandle } from './sandbox/handle.js';
 export { Sandbox } from './sandbox/sandbox.js';
 export type {
   BootReport,

@@ -3,6 +3,7 @@
 import {
   abortSignal,
   absoluteGuestPath,
+  cleanText,
   environment,
   hostPath,
   limitMs,
@@ -10,13 +11,22 @@ import {
   notBuilt,
   onlyBuilt,
   sandboxName,
+  timeoutMs,
 } from './common.js';
 import { memoryMib, vcpuCount } from './host-limits.js';
 import { kernelArgument } from './machine.js';
 import { parseConfig } from './parse.js';
 import * as z from './zod.js';
 
+type JsonValue = string | number | boolean | null | JsonValue[] | { [key: string]: JsonValue };
+
 const MAX_HOSTNAME = 64;
+const MAX_LABELS = 64;
+const MAX_LABEL_KEY = 128;
+const MAX_LABEL_VALUE = 1024;
+const DEFAULT_PAGE = 20;
+const MAX_PAGE = 100;
+const DEFAULT_REPLACE_MS = 10_000;
 /** The templates' group descriptors have room for 256 GiB. */
 const MAX_ROOT_DISK_MIB = 256 * 1024;
 const MIN_ROOT_DISK_MIB = 64;
@@ -50,7 +60,7 @@ export interface SandboxOptions {
   shell?: string | undefined;
   /** At most 64 bytes; made from the name when absent. */
   hostname?: string | undefined;
-  /** Size of the writable layer in MiB; default 4096. It is gone when the sandbox ends. */
+  /** Size of the writable layer in MiB; default 4096. */
   rootDiskMib?: number | undefined;
   kernel?: { path?: string | undefined; args?: string[] | undefined } | undefined;
   /** How long the guest may take until its agent answers, in ms; default 120 000. */
@@ -63,10 +73,43 @@ export interface SandboxOptions {
    */
   securityProfile?: 'default' | 'restricted' | undefined;
   detached?: false | undefined;
-  ephemeral?: true | undefined;
+  /** For finding it: `Sandbox.list({ labels })`. */
+  labels?: Record<string, string> | undefined;
+  /**
+   * Keep nothing of it when it has ended. Default: true for a sandbox without a `name`, false for
+   * one that was given a name, which can be started again with its disk.
+   */
+  ephemeral?: boolean | undefined;
+  /**
+   * Stop and remove a sandbox of this name first, where there is one; default false. `timeoutMs` is
+   * the time for its graceful end, 10 000 by default.
+   */
+  replace?: boolean | { timeoutMs: number } | undefined;
+  /** Stop it when it has run for this long, in ms. */
+  maxDurationMs?: number | undefined;
+  /** Stop it when nothing has run in it for this long, in ms. */
+  idleTimeoutMs?: number | undefined;
   onProgress?: ((event: ProgressEvent) => void) | undefined;
   /** Gives up the creation; everything made so far is taken down. */
   signal?: AbortSignal | undefined;
+}
+
+/** What `Sandbox.start` takes; the rest is as it was at the creation. */
+export type StartOptions = Pick<SandboxOptions, 'bootTimeoutMs' | 'onProgress' | 'signal'>;
+
+export interface ListOptions {
+  /** Only sandboxes that have all of these. */
+  labels?: Record<string, string> | undefined;
+  /** 1 to 100; default 20. */
+  limit?: number | undefined;
+  /** `nextCursor` of the page before. */
+  cursor?: string | undefined;
+}
+
+export interface ResolvedListOptions {
+  labels: Record<string, string>;
+  limit: number;
+  cursor?: string | undefined;
 }
 
 export interface ResolvedSandboxOptions {
@@ -82,11 +125,51 @@ export interface ResolvedSandboxOptions {
   kernel: { path?: string | undefined; args: string[] };
   bootTimeoutMs: number;
   securityProfile: 'default' | 'restricted';
+  labels: Record<string, string>;
+  ephemeral: boolean;
+  /** Time for the graceful end of the sandbox to replace; `undefined`: replace none. */
+  replaceMs?: number | undefined;
+  maxDurationMs?: number | undefined;
+  idleTimeoutMs?: number | undefined;
   onProgress?: ((event: ProgressEvent) => void) | undefined;
   signal?: AbortSignal | undefined;
 }
 
-export const sandboxOptionsSchema: z.ZodType<ResolvedSandboxOptions> = z.strictObject({
+const encoder = new TextEncoder();
+
+/** Prefixes by which runtimes label what is theirs. */
+const RESERVED_LABELS = ['embervm.', 'sandbox.', 'service.', 'microsandbox.'];
+
+const labelKey: z.ZodType<string> = z
+  .string()
+  .refine(
+    (key) => /^[A-Za-z0-9][A-Za-z0-9._/-]*$/.test(key) && key.length <= MAX_LABEL_KEY,
+    `a label key has 1 to ${MAX_LABEL_KEY} letters, digits, ".", "_", "-" and "/", the first a letter or digit`,
+  )
+  .refine(
+    (key) => !RESERVED_LABELS.some((prefix) => key.startsWith(prefix)),
+    `a label key must not start with ${RESERVED_LABELS.join(' or ')}: these are reserved`,
+  );
+
+const labels: z.ZodType<Record<string, string>> = z
+  .record(
+    labelKey,
+    cleanText.refine(
+      (value) => encoder.encode(value).length <= MAX_LABEL_VALUE,
+      `a label has at most ${MAX_LABEL_VALUE} bytes`,
+    ),
+  )
+  .refine(
+    (all) => Object.keys(all).length <= MAX_LABELS,
+    `a sandbox has at most ${MAX_LABELS} labels`,
+  );
+
+const progressCallback = z.custom<(event: ProgressEvent) => void>(
+  (value) => typeof value === 'function',
+  { message: 'must be a function' },
+);
+
+const fields = z.strictObject({
   name: sandboxName.optional().describe('name; generated when absent'),
   cpus: vcpuCount.default(1).describe('virtual CPUs'),
   memoryMib: memoryMib.default(512).describe('guest memory in MiB'),
@@ -118,33 +201,73 @@ export const sandboxOptionsSchema: z.ZodType<ResolvedSandboxOptions> = z.strictO
   network: onlyBuilt('network', ['none']).describe('network of the guest'),
   warmStart: onlyBuilt('warmStart', ['auto', 'off']).describe('start from a template'),
   detached: onlyBuilt('detached', [false]).describe('outlive this process'),
-  ephemeral: onlyBuilt('ephemeral', [true]).describe('leave nothing behind'),
-  replace: onlyBuilt('replace', [false]).describe('replace a sandbox of this name'),
+  labels: labels.default({}).describe('for finding it'),
+  ephemeral: z.boolean().optional().describe('leave nothing behind'),
+  replace: z
+    .union([z.boolean(), z.strictObject({ timeoutMs })])
+    .default(false)
+    .describe('replace a sandbox of this name'),
+  maxDurationMs: limitMs.optional().describe('longest life in ms'),
+  idleTimeoutMs: limitMs.optional().describe('longest time without a process in ms'),
   securityProfile: z.enum(['default', 'restricted']).default('default').describe('hardening'),
-  onProgress: z
-    .custom<(event: ProgressEvent) => void>((value) => typeof value === 'function', {
-      message: 'must be a function',
-    })
-    .optional()
-    .describe('told about each step of the boot'),
+  onProgress: progressCallback.optional().describe('told about each step of the boot'),
   signal: abortSignal.optional().describe('gives up the creation'),
   image: notBuilt('image', 'leave it out for the built-in base'),
   snapshot: notBuilt('snapshot'),
   maxCpus: notBuilt('maxCpus', 'set cpus to the maximum'),
   maxMemoryMib: notBuilt('maxMemoryMib', 'set memoryMib to the maximum'),
-  labels: notBuilt('labels'),
   entrypoint: notBuilt('entrypoint'),
   init: notBuilt('init'),
   scripts: notBuilt('scripts'),
   patches: notBuilt('patches'),
   mounts: notBuilt('mounts'),
-  maxDurationMs: notBuilt('maxDurationMs', 'use a timer and kill()'),
-  idleTimeoutMs: notBuilt('idleTimeoutMs'),
   logLevel: notBuilt('logLevel'),
   quietLogs: notBuilt('quietLogs'),
   pullPolicy: notBuilt('pullPolicy'),
   registryAuth: notBuilt('registryAuth'),
 });
+
+export const sandboxOptionsSchema: z.ZodType<ResolvedSandboxOptions> = fields.transform(
+  ({ ephemeral, replace, ...options }) => {
+    const grace = replace === true ? DEFAULT_REPLACE_MS : undefined;
+    return {
+      ...options,
+      ephemeral: ephemeral ?? options.name === undefined,
+      replaceMs: typeof replace === 'object' ? replace.timeoutMs : grace,
+    };
+  },
+);
+
+const start = z.strictObject({
+  bootTimeoutMs: limitMs.optional(),
+  onProgress: progressCallback.optional(),
+  signal: abortSignal.optional(),
+});
+
+const list: z.ZodType<ResolvedListOptions> = z.strictObject({
+  labels: labels.default({}).describe('all of them must match'),
+  limit: z.int().min(1).max(MAX_PAGE).default(DEFAULT_PAGE).describe('sandboxes of a page'),
+  cursor: nonEmptyText.optional().describe('where the page before ended'),
+});
+
+/** What a sandbox was created with, as it is put on record. */
+export function storedOptions(input: SandboxOptions): { [key: string]: JsonValue } {
+  const { onProgress: _onProgress, signal: _signal, replace: _replace, ...stored } = input;
+  return JSON.parse(JSON.stringify(stored));
+}
+
+export function parseSandboxName(input: unknown): string {
+  return parseConfig(z.strictObject({ name: sandboxName }), { name: input }, 'invalid sandbox name')
+    .name;
+}
+
+export function parseStartOptions(input: unknown): StartOptions {
+  return parseConfig(start, input === undefined ? {} : input, 'invalid start options');
+}
+
+export function parseListOptions(input: unknown): ResolvedListOptions {
+  return parseConfig(list, input === undefined ? {} : input, 'invalid list options');
+}
 
 export function parseSandboxOptions(input: unknown): ResolvedSandboxOptions {
   return parseConfig(

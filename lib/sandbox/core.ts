@@ -1,4 +1,4 @@
-/** A booted sandbox: its machine, its agent, its commands and its end. */
+/** A booted sandbox: its machine, its agent and its commands. */
 import type { Socket } from 'node:net';
 import {
   checkCommandBytes,
@@ -7,7 +7,6 @@ import {
   parseExecOptions,
   type TerminalSize,
 } from '../config/exec.js';
-import { parseStopOptions, type StopOptions } from '../config/machine.js';
 import {
   type MetricsOptions,
   type MetricsStreamOptions,
@@ -16,32 +15,23 @@ import {
   type ResolvedMetricsOptions,
 } from '../config/metrics.js';
 import type { ResolvedSandboxOptions } from '../config/sandbox.js';
-import { MachineError, RpcError, SandboxError } from '../errors.js';
+import { MachineError, RpcError } from '../errors.js';
 import type { Machine } from '../machine/machine.js';
-import type { MachineExit, VsockListener } from '../machine/types.js';
-import { abortable, waitFor } from '../machine/wait.js';
+import type { VsockListener } from '../machine/types.js';
 import { AGENT_PORT, type AgentClient } from '../rpc/agent-client.js';
 import { ExecChannel, type ExecStart } from '../rpc/exec-channel.js';
-import type { SandboxDir } from '../state/sandbox-dir.js';
 import { CommandExecution, type ExecHost } from './execution.js';
+import { Lifecycle, type LifecycleParts } from './lifecycle.js';
 import { metricsStream, sampleMetrics } from './metrics.js';
-import { type EndRequest, sandboxGone, stopReason, stopResult } from './stop-result.js';
 import { TERMINAL_ENV, TerminalHost } from './terminal-host.js';
-import type { BootReport, Execution, Metrics, SandboxStatus, StopResult } from './types.js';
+import type { BootReport, Execution, Metrics, SandboxStatus } from './types.js';
 
 const MIB = 1024 * 1024;
-const TAIL_BYTES = 16 * 1024;
-/** How long a machine may outlive its agent before it is killed. */
-const AGENT_LOST_MS = 5_000;
 const SIGNAL_TIMEOUT_MS = 10_000;
 
-export interface SandboxParts {
+export interface SandboxParts extends Omit<LifecycleParts, 'limits'> {
   id: string;
-  name: string;
   options: ResolvedSandboxOptions;
-  machine: Machine;
-  agent: AgentClient;
-  directory: SandboxDir;
   bootReport: BootReport;
 }
 
@@ -49,19 +39,15 @@ export class SandboxCore implements ExecHost {
   readonly id: string;
   readonly name: string;
   readonly bootReport: BootReport;
+  /** Who may use it, and when and why it ends. */
+  readonly lifecycle: Lifecycle;
   readonly #options: ResolvedSandboxOptions;
   readonly #machine: Machine;
   readonly #agent: AgentClient;
-  readonly #directory: SandboxDir;
-  readonly #ended: Promise<StopResult>;
-  readonly #running = new Set<bigint>();
+  /** What to call when a command is over. */
+  readonly #running = new Map<bigint, () => void>();
   readonly #startedAt = performance.now();
-  #status: SandboxStatus = 'running';
-  #request: EndRequest;
-  #agentLost = false;
   #lastExecId = 0n;
-  #consoleTail = '';
-  #exitMessage = '';
 
   constructor(parts: SandboxParts) {
     this.id = parts.id;
@@ -70,16 +56,11 @@ export class SandboxCore implements ExecHost {
     this.#options = parts.options;
     this.#machine = parts.machine;
     this.#agent = parts.agent;
-    this.#directory = parts.directory;
-    this.#machine.onPowerOff((timeoutMs) => this.#powerOff(timeoutMs));
-    this.#ended = this.#machine.waitUntilStopped().then((exit) => this.#release(exit));
-    // Whoever stops, closes or waits gets the error.
-    this.#ended.catch(() => {});
-    void this.#watchAgent();
+    this.lifecycle = new Lifecycle({ ...parts, limits: parts.options });
   }
 
   get status(): SandboxStatus {
-    return this.#status;
+    return this.lifecycle.status;
   }
 
   exec<Out extends string | Uint8Array>(
@@ -121,14 +102,14 @@ export class SandboxCore implements ExecHost {
   }
 
   async open(start: ExecStart, signal: AbortSignal): Promise<ExecChannel> {
-    this.#requireRunning();
+    this.#running.set(start.execId, this.lifecycle.begin());
     const connection = await this.#machine.connectVsock(AGENT_PORT, { signal });
-    this.#running.add(start.execId);
     if (signal.aborted) connection.destroy();
     return ExecChannel.start(connection, start);
   }
 
   closed(execId: bigint): void {
+    this.#running.get(execId)?.();
     this.#running.delete(execId);
   }
 
@@ -152,53 +133,23 @@ export class SandboxCore implements ExecHost {
     const lost =
       error instanceof MachineError ||
       (error instanceof RpcError && error.code === 'ERR_RPC_CONNECTION_LOST');
-    if (!lost) return error;
-    // The end of a machine closes its connections first; its reason comes a moment later.
-    const ending = this.#ended.catch(() => undefined);
-    await waitFor(ending, { what: 'the end', timeoutMs: AGENT_LOST_MS });
-    if (this.#agentLost || this.#machine.exit !== undefined) await ending;
-    const { exit } = this.#machine;
-    if (exit === undefined) return error;
-    const result = stopResult(this.name, stopReason(exit, this.#request));
-    return sandboxGone(result, this.#consoleTail, this.#exitMessage);
+    return lost ? this.lifecycle.explain(error) : error;
   }
 
   async connect(port: number, signal: AbortSignal | undefined): Promise<Socket> {
-    this.#requireRunning();
-    return this.#machine.connectVsock(port, { signal });
+    const end = this.lifecycle.begin();
+    try {
+      const stream = await this.#machine.connectVsock(port, { signal });
+      return stream.once('close', end);
+    } catch (error) {
+      end();
+      throw error;
+    }
   }
 
   listen(port: number, onConnection: (stream: Socket) => void): VsockListener {
-    this.#requireRunning();
+    this.lifecycle.requireRunning();
     return this.#machine.listenVsock(port, onConnection);
-  }
-
-  async stop(input: StopOptions | undefined): Promise<StopResult> {
-    const options = parseStopOptions(input);
-    if (this.#machine.exit === undefined) {
-      this.#request ??= 'stop';
-      this.#status = 'stopping';
-      await this.#machine.stop(options);
-    }
-    return this.#ended;
-  }
-
-  async kill(input: StopOptions | undefined): Promise<StopResult> {
-    const { signal } = parseStopOptions(input);
-    if (this.#machine.exit === undefined) {
-      this.#request ??= 'kill';
-      this.#status = 'stopping';
-      await abortable(this.#machine.kill(), signal, 'killing the sandbox');
-    }
-    return this.#ended;
-  }
-
-  async close(): Promise<void> {
-    await this.kill(undefined);
-  }
-
-  waitUntilStopped(signal: AbortSignal | undefined): Promise<StopResult> {
-    return abortable(this.#ended, signal, 'waiting for the sandbox');
   }
 
   async metrics(input: MetricsOptions | undefined): Promise<Metrics> {
@@ -207,17 +158,19 @@ export class SandboxCore implements ExecHost {
 
   metricsStream(input: MetricsStreamOptions | undefined): AsyncGenerator<Metrics, void, void> {
     const options = parseMetricsStreamOptions(input);
-    return metricsStream((since) => this.#sample(options, since), this.#ended, options);
+    return metricsStream((since) => this.#sample(options, since), this.lifecycle.ended, options);
   }
 
   async #sample({ guest }: ResolvedMetricsOptions, since: Metrics | undefined): Promise<Metrics> {
-    this.#requireRunning();
+    if (!this.lifecycle.isUp) this.lifecycle.requireRunning();
     return sampleMetrics(
       {
         startedAt: this.#startedAt,
         limitBytes: this.#options.memoryMib * MIB,
         stats: () => this.#machine.stats(),
-        guestMemory: async (timeoutMs) => (guest ? this.#agent.getMemory({ timeoutMs }) : null),
+        guestMemory: async (timeoutMs) =>
+          // One that is paused would not answer.
+          guest && this.status !== 'paused' ? this.#agent.getMemory({ timeoutMs }) : null,
         runningProcesses: () => this.#running.size,
       },
       since,
@@ -230,42 +183,5 @@ export class SandboxCore implements ExecHost {
 
   unref(): void {
     this.#machine.unref();
-  }
-
-  #requireRunning(): void {
-    if (this.#status === 'running') return;
-    throw new SandboxError(
-      'ERR_SANDBOX_NOT_RUNNING',
-      `the sandbox "${this.name}" is ${this.#status}; create another`,
-      { context: { name: this.name, status: this.#status } },
-    );
-  }
-
-  async #powerOff(timeoutMs: number): Promise<void> {
-    // The other half is for the guest to sync, unmount and go.
-    await this.#agent.powerOff(Math.floor(timeoutMs / 2), { timeoutMs });
-  }
-
-  /** A machine without its agent is of no use to anybody. */
-  async #watchAgent(): Promise<void> {
-    await this.#agent.closed;
-    this.#agentLost = true;
-    const ended = this.#ended.catch(() => undefined);
-    const over = this.#request !== undefined || this.#machine.exit !== undefined;
-    if (over || (await waitFor(ended, { what: 'the end', timeoutMs: AGENT_LOST_MS }))) return;
-    this.#request ??= 'agent_lost';
-    await this.#machine.kill().catch(() => {});
-  }
-
-  /** The machine has ended: nothing of it stays. */
-  async #release(exit: MachineExit): Promise<StopResult> {
-    const result = stopResult(this.name, stopReason(exit, this.#request));
-    this.#consoleTail = this.#machine.consoleTail(TAIL_BYTES);
-    this.#exitMessage = exit.message;
-    this.#status = result.status;
-    this.#agent.close();
-    await this.#machine.close();
-    await this.#directory.remove();
-    return result;
   }
 }

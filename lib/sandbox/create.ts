@@ -1,247 +1,186 @@
-/** From options to a sandbox whose agent answers; or to nothing, with the reason. */
+/** Sandboxes that begin: new ones, and ones that are started again. */
 import { randomUUID } from 'node:crypto';
-import type { Socket } from 'node:net';
-import { join } from 'node:path';
-import { parseSandboxOptions, type ResolvedSandboxOptions } from '../config/sandbox.js';
-import { abortedError, SandboxError } from '../errors.js';
-import { Machine } from '../machine/machine.js';
-import type { MachineExit } from '../machine/types.js';
-import { waitFor } from '../machine/wait.js';
-import { findAsset } from '../native/assets.js';
-import { AGENT_PORT, AgentClient, type AgentInfo, type GuestMount } from '../rpc/agent-client.js';
-import { generateName, hostnameFor } from '../state/names.js';
-import { SandboxDir, sweepDeadSandboxes } from '../state/sandbox-dir.js';
+import { stat } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import {
+  parseSandboxName,
+  parseSandboxOptions,
+  parseStartOptions,
+  type ResolvedSandboxOptions,
+  type SandboxOptions,
+  storedOptions,
+} from '../config/sandbox.js';
+import { abortedError, EmbervmError } from '../errors.js';
+import { stateError } from '../state/home.js';
+import { generateName } from '../state/names.js';
+import { observe } from '../state/observe.js';
+import { type ConfigRecord, creationTime, newConfig } from '../state/records.js';
+import { notFound, SandboxDir } from '../state/sandbox-dir.js';
+import { StateWriter } from '../state/state-writer.js';
 import { createUpperDisk, type UpperDisk } from '../state/upper-disk.js';
+import { Boot, type BootAssets, type BootPlace, findBootAssets } from './boot.js';
 import { BootClock } from './boot-clock.js';
-import { guestCommandLine } from './command-line.js';
-import { SandboxCore } from './core.js';
-import { shownTail, stopReason } from './stop-result.js';
-import type { BootReport } from './types.js';
+import type { SandboxCore } from './core.js';
+import { notOwner, register, runningHere, unregister } from './registry.js';
+import { stopResult } from './stop-result.js';
 
-const GUEST_CID = 3;
-const TAIL_BYTES = 16 * 1024;
-/** The end of a machine closes its connections first; the event comes a moment later. */
-const EXIT_FOLLOWS_MS = 2_000;
-const NS_PER_MS = 1e6;
-/** The disks in the order in which the machine gets them. */
-const BASE: GuestMount = { source: '/dev/vda', fstype: 'erofs', readOnly: true };
-const UPPER: GuestMount = { source: '/dev/vdb', fstype: 'ext4' };
+const UPPER_FILE = 'upper.ext4';
 
-/** Boots a sandbox and waits until its root is set up. */
+/** Boots a new sandbox and waits until its root is set up. Leaves nothing when it fails. */
 export async function createSandbox(input: unknown): Promise<SandboxCore> {
   const clock = new BootClock();
   clock.begin('validate');
   const options = parseSandboxOptions(input);
   clock.onProgress = options.onProgress;
   if (options.signal?.aborted) throw abortedError(options.signal, 'creating a sandbox');
-  const boot = new Boot(options, clock);
+  const name = options.name ?? generateName();
+
+  clock.begin('assets');
+  const assets = await findBootAssets(options);
+
+  clock.begin('disk');
+  if (options.replaceMs !== undefined) await makeWay(name, options.replaceMs);
+  const directory = await SandboxDir.claim(name);
+  let recorded = Promise.resolve();
   try {
-    return await boot.run();
+    const { ephemeral } = options;
+    const path = join(directory.path, UPPER_FILE);
+    const upper = await createUpperDisk(path, options.rootDiskMib, { durable: !ephemeral });
+    const config = newConfig({
+      id: randomUUID(),
+      name,
+      createdAt: creationTime(),
+      ephemeral,
+      labels: options.labels,
+      options: storedOptions(withAbsolutePaths((input ?? {}) as SandboxOptions)),
+    });
+    const state = new StateWriter(directory.records, name);
+    // On disk long before the guest is ready, and nobody has to wait for it.
+    recorded = record(directory, state, config);
+    recorded.catch(() => {});
+    const place = { id: config.id, name, directory, state, upper };
+    return await boot(options, clock, assets, place, recorded);
   } catch (error) {
-    // What failed first is what the caller has to know.
-    await boot.undo().catch(() => {});
+    await recorded.catch(() => {});
+    await directory.remove().catch(() => {});
     throw error;
   }
 }
 
-/** One attempt, and what of it must be taken down again. */
-class Boot {
-  readonly #options: ResolvedSandboxOptions;
-  readonly #clock: BootClock;
-  readonly #name: string;
-  #directory: SandboxDir | undefined;
-  #machine: Machine | undefined;
-  #agent: AgentClient | undefined;
+/** Boots a sandbox that has ended, with the disk that it had. */
+export async function startSandbox(nameInput: unknown, input: unknown): Promise<SandboxCore> {
+  const clock = new BootClock();
+  clock.begin('validate');
+  const name = parseSandboxName(nameInput);
+  const start = parseStartOptions(input);
+  if (start.signal?.aborted) throw abortedError(start.signal, `starting "${name}"`);
+  // One that is ending gives its name back in a moment.
+  await runningHere(name);
+  const directory = await SandboxDir.open(name);
+  let state: StateWriter | undefined;
+  try {
+    const config = await directory.records.config(name);
+    if (config === undefined) throw notFound(name);
+    const previous = await directory.records.state(name);
+    const options = parseSandboxOptions({ ...config.options, name, ...start });
+    clock.onProgress = options.onProgress;
 
-  constructor(options: ResolvedSandboxOptions, clock: BootClock) {
-    this.#options = options;
-    this.#clock = clock;
-    this.#name = options.name ?? generateName();
-  }
-
-  async run(): Promise<SandboxCore> {
-    const clock = this.#clock;
     clock.begin('assets');
-    const [kernel, initramfs, base] = await Promise.all([
-      this.#options.kernel.path ?? findAsset('kernel'),
-      findAsset('initramfs'),
-      findAsset('base'),
-    ]);
+    const assets = await findBootAssets(options);
 
     clock.begin('disk');
-    this.#directory = await SandboxDir.claim(this.#name);
-    const upper = await createUpperDisk(
-      join(this.#directory.path, 'upper.ext4'),
-      this.#options.rootDiskMib,
-    );
-
-    clock.begin('machine');
-    const machine = await this.#createMachine(kernel, initramfs, base, upper);
-    this.#machine = machine;
-    const dialled = this.#acceptAgent(machine);
-    await machine.start();
-    // Left-overs of dead processes are removed while the guest is busy booting.
-    sweepDeadSandboxes().catch(() => {});
-
-    clock.begin('kernel');
-    const watch = this.#watchBoot(machine);
-    try {
-      const agent = new AgentClient(await Promise.race([dialled, watch.failed]));
-      this.#agent = agent;
-      clock.begin('root');
-      const info = await Promise.race([this.#setUp(machine, agent, upper), watch.failed]);
-      clock.end();
-      return new SandboxCore({
-        id: randomUUID(),
-        name: this.#name,
-        options: this.#options,
-        machine,
-        agent,
-        directory: this.#directory,
-        bootReport: this.#report(machine, info),
-      });
-    } finally {
-      watch.stop();
-    }
+    const upper = await existingUpper(join(directory.path, UPPER_FILE));
+    upper.grow = previous?.firstReadyAt == null;
+    state = new StateWriter(directory.records, name, previous);
+    state.set('starting');
+    const place = { id: config.id, name, directory, state, upper };
+    return await boot(options, clock, assets, place, state.flush());
+  } catch (error) {
+    if (state !== undefined) await settle(state, name, error);
+    await directory.release();
+    throw error;
   }
+}
 
-  async undo(): Promise<void> {
-    this.#agent?.close();
-    await this.#machine?.close();
-    await this.#directory?.remove();
+async function boot(
+  options: ResolvedSandboxOptions,
+  clock: BootClock,
+  assets: BootAssets,
+  place: BootPlace,
+  recorded: Promise<void>,
+): Promise<SandboxCore> {
+  const { path } = place.directory;
+  const attempt = new Boot(options, clock, place);
+  try {
+    const core = await attempt.run(assets, recorded, () => unregister(path));
+    register(path, core);
+    return core;
+  } catch (error) {
+    // What failed first is what the caller has to know.
+    await attempt.undo().catch(() => {});
+    throw error;
   }
+}
 
-  #createMachine(
-    kernel: string,
-    initramfs: string,
-    base: string,
-    upper: UpperDisk,
-  ): Promise<Machine> {
-    const { cpus, memoryMib, signal } = this.#options;
-    return Machine.create(
-      {
-        kernel: {
-          path: kernel,
-          initrd: initramfs,
-          args: [...guestCommandLine, ...this.#options.kernel.args],
-        },
-        vcpus: cpus,
-        memoryMib,
-        drives: [
-          { id: 'base', path: base, readOnly: true },
-          { id: 'upper', path: upper.path },
-        ],
-        vsock: { cid: GUEST_CID },
-      },
-      { signal },
-    );
-  }
+/** The state first: what has a configuration has a state. */
+async function record(
+  directory: SandboxDir,
+  state: StateWriter,
+  config: ConfigRecord,
+): Promise<void> {
+  state.set('starting');
+  await state.flush();
+  await directory.records.saveConfig(config);
+  if (!config.ephemeral) await directory.keep();
+}
 
-  /** The first to dial is the agent: nothing else runs in the guest yet. */
-  #acceptAgent(machine: Machine): Promise<Socket> {
-    return new Promise((resolve) => {
-      const listener = machine.listenVsock(AGENT_PORT, (stream) => {
-        // The machine keeps the process alive, for as long as it is to.
-        resolve(stream.unref());
-        listener.close().catch(() => {});
-      });
-    });
-  }
+/** What is left of a start that failed. */
+async function settle(state: StateWriter, name: string, error: unknown): Promise<void> {
+  const aborted = error instanceof EmbervmError && error.code === 'ERR_ABORTED';
+  const result = stopResult(name, aborted ? 'killed' : 'boot_failed');
+  state.set(result.status, result);
+  await state.flush().catch(() => {});
+}
 
-  async #setUp(machine: Machine, agent: AgentClient, upper: UpperDisk): Promise<AgentInfo> {
-    const hostname = this.#options.hostname ?? hostnameFor(this.#name);
-    const restricted = this.#options.securityProfile === 'restricted';
-    try {
-      // Sent together: a round trip through an emulated guest is not free.
-      const [info] = await Promise.all([
-        agent.getInfo(),
-        agent.setUpRoot({ lower: BASE, upper: UPPER, growUpper: upper.grow, hostname, restricted }),
-      ]);
-      return info;
-    } catch (cause) {
-      // Where the guest died of it, its own end says more, and wins the race.
-      const exited = machine.waitUntilStopped();
-      await waitFor(exited, { what: 'the guest', timeoutMs: EXIT_FOLLOWS_MS });
-      throw this.#failed(`the agent could not set up the root: ${(cause as Error).message}`, {
-        cause,
-      });
-    }
-  }
+/** Ends and removes the sandbox that has the name. */
+async function makeWay(name: string, timeoutMs: number): Promise<void> {
+  const here = await runningHere(name);
+  if (here !== undefined) await here.lifecycle.stop({ timeoutMs });
+  await removeSandbox(name, 'replace').catch((error: unknown) => {
+    if (!(error instanceof EmbervmError && error.code === 'ERR_SANDBOX_NOT_FOUND')) throw error;
+  });
+}
 
-  /** Whatever ends the wait for a guest early. */
-  #watchBoot(machine: Machine): { failed: Promise<never>; stop: () => void } {
-    const { bootTimeoutMs, signal } = this.#options;
-    let stop = (): void => {};
-    const failed = new Promise<never>((_, reject) => {
-      const onExit = (exit: MachineExit): void => {
-        const reason = stopReason(exit, undefined);
-        reject(this.#failed(`the guest ended (${reason}): ${exit.message}`, { reason }));
-      };
-      const onDeviceError = (device: string, message: string): void => {
-        reject(this.#failed(`its ${device} device was stopped: ${message}`, {}));
-      };
-      const onAbort = (): void => {
-        if (signal !== undefined) reject(abortedError(signal, `creating "${this.#name}"`));
-      };
-      const timer = setTimeout(() => reject(this.#timedOut()), bootTimeoutMs);
-      machine.once('exit', onExit);
-      machine.once('device-error', onDeviceError);
-      if (machine.exit !== undefined) onExit(machine.exit);
-      signal?.addEventListener('abort', onAbort, { once: true });
-      if (signal?.aborted) onAbort();
-      stop = () => {
-        clearTimeout(timer);
-        machine.off('exit', onExit);
-        machine.off('device-error', onDeviceError);
-        signal?.removeEventListener('abort', onAbort);
-      };
-    });
-    failed.catch(() => {});
-    return { failed, stop: () => stop() };
+/** Removes a sandbox that has ended, with its disk and its logs. */
+export async function removeSandbox(nameInput: unknown, what = 'remove'): Promise<void> {
+  const name = parseSandboxName(nameInput);
+  await runningHere(name);
+  let directory: SandboxDir;
+  try {
+    directory = await SandboxDir.openAny(name);
+  } catch (error) {
+    const running = error instanceof EmbervmError && error.code === 'ERR_SANDBOX_STILL_RUNNING';
+    if (!running || what === 'remove') throw error;
+    const seen = await observe(name);
+    throw notOwner(name, seen?.state.pid ?? 0, what);
   }
+  const known = await directory.isKnown();
+  await directory.remove();
+  if (!known) throw notFound(name);
+}
 
-  #failed(why: string, details: { cause?: unknown; reason?: string }): SandboxError {
-    const stage = this.#clock.stage ?? 'kernel';
-    const tail = this.#tail();
-    return new SandboxError(
-      'ERR_BOOT_FAILED',
-      `the sandbox "${this.#name}" did not boot (stage ${stage}): ${why}${shownTail(tail)}`,
-      {
-        ...details,
-        stage,
-        consoleTail: tail,
-        context: { name: this.#name, stage, ...(details.reason ? { reason: details.reason } : {}) },
-      },
-    );
+async function existingUpper(path: string): Promise<UpperDisk> {
+  try {
+    await stat(path);
+  } catch (error) {
+    throw stateError('open the disk', path, error);
   }
+  return { path, grow: false };
+}
 
-  #timedOut(): SandboxError {
-    const { bootTimeoutMs } = this.#options;
-    const stage = this.#clock.stage ?? 'kernel';
-    const tail = this.#tail();
-    return new SandboxError(
-      'ERR_BOOT_TIMEOUT',
-      `the sandbox "${this.#name}" was not ready after ${bootTimeoutMs} ms (stage ${stage}). ` +
-        `A slow host may need a larger bootTimeoutMs${shownTail(tail)}`,
-      { stage, consoleTail: tail, context: { name: this.#name, stage, bootTimeoutMs } },
-    );
-  }
-
-  #tail(): string {
-    return this.#machine?.consoleTail(TAIL_BYTES) ?? '';
-  }
-
-  #report(machine: Machine, info: AgentInfo): BootReport {
-    return {
-      stages: this.#clock.stages,
-      totalMs: this.#clock.totalMs,
-      machineSetupMs: machine.stats().setupNs / NS_PER_MS,
-      guest: {
-        kernelRelease: info.kernelRelease,
-        agentVersion: info.agentVersion,
-        agentStartedMs: Number(info.startedNs) / NS_PER_MS,
-        agentDialledMs: Number(info.dialledNs) / NS_PER_MS,
-      },
-    };
-  }
+/** The process that starts it again may have another working directory. */
+function withAbsolutePaths(options: SandboxOptions): SandboxOptions {
+  const path = options.kernel?.path;
+  if (path === undefined) return options;
+  return { ...options, kernel: { ...options.kernel, path: resolve(path) } };
 }

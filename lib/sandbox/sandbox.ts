@@ -3,9 +3,11 @@ import type { Socket } from 'node:net';
 import type { ExecOptions } from '../config/exec.js';
 import type { StopOptions } from '../config/machine.js';
 import type { MetricsOptions, MetricsStreamOptions } from '../config/metrics.js';
-import type { SandboxOptions } from '../config/sandbox.js';
+import type { ListOptions, SandboxOptions, StartOptions } from '../config/sandbox.js';
+import { ConfigError } from '../errors.js';
 import type { VsockListener } from '../machine/types.js';
 import type { SandboxCore } from './core.js';
+import type { SandboxHandle } from './handle.js';
 import type { BootReport, Execution, Metrics, SandboxStatus, StopResult } from './types.js';
 
 /** What a creation takes, one after the other: in one go it would hold up the event loop. */
@@ -31,26 +33,68 @@ type BufferOptions = ExecOptions & { encoding: 'buffer' };
  */
 export class Sandbox implements AsyncDisposable {
   readonly #core: SandboxCore;
+  readonly #ownsLifecycle: boolean;
 
-  private constructor(core: SandboxCore) {
+  private constructor(core: SandboxCore, ownsLifecycle: boolean) {
     this.#core = core;
+    this.#ownsLifecycle = ownsLifecycle;
   }
 
   /**
-   * Boots a guest and waits until commands can run in it. Everything about it is
-   * gone when it ends: stop, kill or close it, or dispose of it.
+   * Boots a guest and waits until commands can run in it. With a `name` its disk and its logs are
+   * kept when it ends; without one, or with `ephemeral`, nothing is.
    */
   static async create(options: SandboxOptions = {}): Promise<Sandbox> {
     await loadInSteps();
     const { createSandbox } = await import('./create.js');
-    return new Sandbox(await createSandbox(options));
+    return new Sandbox(await createSandbox(options), true);
+  }
+
+  /** Boots a sandbox that has ended, with the options and the disk that it had. */
+  static async start(name: string, options?: StartOptions): Promise<Sandbox> {
+    await loadInSteps();
+    const { startSandbox } = await import('./create.js');
+    return new Sandbox(await startSandbox(name, options), true);
+  }
+
+  /** What is known of a sandbox, whether it runs or not: `ERR_SANDBOX_NOT_FOUND` when nothing. */
+  static async get(name: string): Promise<SandboxHandle> {
+    await loadInSteps();
+    const { SandboxHandle } = await import('./handle.js');
+    return SandboxHandle.get(name, Sandbox.#wrap);
+  }
+
+  /** Sandboxes of this `EMBERVM_HOME`, newest first, a page at a time. */
+  static async list(
+    options?: ListOptions,
+  ): Promise<{ sandboxes: SandboxHandle[]; nextCursor?: string }> {
+    await loadInSteps();
+    const { SandboxHandle } = await import('./handle.js');
+    return SandboxHandle.list(options, Sandbox.#wrap);
+  }
+
+  /** Removes a sandbox that has ended, with its disk and its logs. */
+  static async remove(name: string): Promise<void> {
+    await loadInSteps();
+    const { removeSandbox } = await import('./create.js');
+    await removeSandbox(name);
+  }
+
+  /** Metrics of the sandboxes that run in this process, by name. */
+  static async allMetrics(options?: MetricsOptions): Promise<Record<string, Metrics>> {
+    const { allMetrics } = await import('./handle.js');
+    return allMetrics(options);
+  }
+
+  static #wrap(core: SandboxCore, ownsLifecycle: boolean): Sandbox {
+    return new Sandbox(core, ownsLifecycle);
   }
 
   get name(): string {
     return this.#core.name;
   }
 
-  /** Unique for this boot. */
+  /** Tells it from a later sandbox of its name. */
   get id(): string {
     return this.#core.id;
   }
@@ -59,9 +103,9 @@ export class Sandbox implements AsyncDisposable {
     return this.#core.status;
   }
 
-  /** The sandbox ends with this object and this process. */
+  /** The sandbox ends when this object is closed or disposed of. */
   get ownsLifecycle(): boolean {
-    return true;
+    return this.#ownsLifecycle;
   }
 
   /** Runs a program. Arguments are passed as they are; no shell sees them. */
@@ -111,23 +155,59 @@ export class Sandbox implements AsyncDisposable {
     return this.#core.metricsStream(options);
   }
 
-  /** Ends the guest's processes and powers it off; kills it after `timeoutMs`. */
-  stop(options?: StopOptions): Promise<StopResult> {
-    return this.#core.stop(options);
+  /** Stops the virtual CPUs where they are. Time limits go on. */
+  pause(): Promise<void> {
+    return this.#core.lifecycle.pause();
   }
 
-  /** Ends the machine at once. */
+  resume(): Promise<void> {
+    return this.#core.lifecycle.resume();
+  }
+
+  /** Ends the guest's processes and powers it off; kills it after `timeoutMs`. */
+  stop(options?: StopOptions): Promise<StopResult> {
+    return this.#core.lifecycle.stop(options);
+  }
+
+  /** Ends the machine at once. What the guest has not written to its disk is lost. */
   kill(options?: StopOptions): Promise<StopResult> {
-    return this.#core.kill(options);
+    return this.#core.lifecycle.kill(options);
+  }
+
+  /** As {@link stop}, without waiting for the end. */
+  async requestStop(): Promise<void> {
+    this.#core.lifecycle.requestStop();
+  }
+
+  /** As {@link kill}, without waiting for the end. */
+  async requestKill(): Promise<void> {
+    this.#core.lifecycle.requestKill();
+  }
+
+  /** Takes nothing new from now on, and stops when what runs has ended. Does not wait for it. */
+  async requestDrain(): Promise<void> {
+    this.#core.lifecycle.requestDrain();
   }
 
   waitUntilStopped(options: { signal?: AbortSignal | undefined } = {}): Promise<StopResult> {
-    return this.#core.waitUntilStopped(options.signal);
+    return this.#core.lifecycle.waitUntilStopped(options.signal);
   }
 
-  /** Kills what still runs and frees everything. Idempotent. */
-  close(): Promise<void> {
-    return this.#core.close();
+  /** Not built: `ERR_UNSUPPORTED`. A sandbox ends with the process that runs it. */
+  async detach(): Promise<never> {
+    throw new ConfigError(
+      'ERR_UNSUPPORTED',
+      'detach() is not supported by this version: a sandbox ends with its process',
+      { context: { option: 'detached' } },
+    );
+  }
+
+  /**
+   * Ends a sandbox that this object owns and frees everything: by `kill` when it is ephemeral, else
+   * by `stop`, so that its disk has what was written. Idempotent.
+   */
+  async close(): Promise<void> {
+    if (this.#ownsLifecycle) await this.#core.lifecycle.close();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

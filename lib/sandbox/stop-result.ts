@@ -1,12 +1,26 @@
 /** What the end of a machine means for its sandbox. */
 import { SandboxError } from '../errors.js';
 import type { MachineExit } from '../machine/types.js';
-import type { StopReason, StopResult } from './types.js';
+import type { StopReason, StopResult } from '../state/types.js';
 
-/** What we did to the machine before it ended. */
-export type EndRequest = 'stop' | 'kill' | 'agent_lost' | undefined;
+/** What we did to the machine before it ended, or the reason for which we did it. */
+export type EndRequest =
+  | 'stop'
+  | 'kill'
+  | 'agent_lost'
+  | 'idle_timeout'
+  | 'max_duration'
+  | 'drained'
+  | undefined;
 
 const MAX_SHOWN_TAIL = 2000;
+const crashes: readonly StopReason[] = [
+  'guest_panic',
+  'machine_fault',
+  'agent_lost',
+  'boot_failed',
+  'host_exit',
+];
 
 export function stopReason(exit: MachineExit, request: EndRequest): StopReason {
   switch (exit.reason) {
@@ -16,19 +30,23 @@ export function stopReason(exit: MachineExit, request: EndRequest): StopReason {
     case 'fault':
       return 'machine_fault';
     case 'killed':
-      return request === 'agent_lost' ? 'agent_lost' : 'killed';
+      // A stop that took too long ended in a kill, and whoever stopped it is to know.
+      return request === undefined || request === 'stop' || request === 'kill' ? 'killed' : request;
     case 'poweroff':
-      return request === undefined ? 'guest_poweroff' : 'requested';
+      return asked(request) ?? 'guest_poweroff';
     case 'reset':
-      return request === undefined ? 'guest_reset' : 'requested';
+      return asked(request) ?? 'guest_reset';
   }
 }
 
+function asked(request: EndRequest): StopReason | undefined {
+  return request === 'stop' || request === 'kill' ? 'requested' : request;
+}
+
 export function stopResult(name: string, reason: StopReason): StopResult {
-  const crashed = reason === 'guest_panic' || reason === 'machine_fault' || reason === 'agent_lost';
   return {
     name,
-    status: crashed ? 'crashed' : 'stopped',
+    status: crashes.includes(reason) ? 'crashed' : 'stopped',
     exitCode: null,
     signal: null,
     reason,

@@ -3,38 +3,8 @@ import type { Readable, Writable } from 'node:stream';
 import type { BootStage } from '../config/sandbox.js';
 import type { GuestMemory } from '../rpc/agent-client.js';
 
+export type { SandboxStatus, StopReason, StopResult } from '../state/types.js';
 export type { GuestMemory };
-
-/** `stopping`: it was asked to stop; new commands are refused. */
-export type SandboxStatus =
-  | 'created'
-  | 'starting'
-  | 'running'
-  | 'draining'
-  | 'paused'
-  | 'stopping'
-  | 'stopped'
-  | 'crashed';
-
-export type StopReason =
-  | 'requested'
-  | 'killed'
-  | 'guest_poweroff'
-  | 'guest_reset'
-  | 'guest_panic'
-  | 'machine_fault'
-  | 'agent_lost';
-
-/** How a sandbox ended. */
-export interface StopResult {
-  name: string;
-  status: 'stopped' | 'crashed';
-  /** Of the workload, where the sandbox runs one; else `null`. */
-  exitCode: number | null;
-  signal: string | null;
-  reason: StopReason;
-  observedAt: Date;
-}
 
 export interface BootReport {
   /** In the order in which they ran. */

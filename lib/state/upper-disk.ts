@@ -36,10 +36,19 @@ interface Template {
   extents: Extent[];
 }
 
+export interface DiskOptions {
+  /** Sync it: it is of use to somebody after a crash of the host. */
+  durable?: boolean;
+}
+
 /** Makes `path`, which must not exist, as a disk of `sizeMib`. */
-export async function createUpperDisk(path: string, sizeMib: number): Promise<UpperDisk> {
+export async function createUpperDisk(
+  path: string,
+  sizeMib: number,
+  options: DiskOptions = {},
+): Promise<UpperDisk> {
   const source = await findAsset(sizeMib >= DEFAULT_MIB ? 'upper' : 'upperSmall');
-  return createDiskFrom(source, path, sizeMib);
+  return createDiskFrom(source, path, sizeMib, options);
 }
 
 /** Makes a disk of `sizeMib` from the template at `source`. */
@@ -47,6 +56,7 @@ export async function createDiskFrom(
   source: string,
   path: string,
   sizeMib: number,
+  options: DiskOptions = {},
 ): Promise<UpperDisk> {
   const template = await readTemplate(source);
   const diskBytes = sizeMib * MIB;
@@ -54,19 +64,24 @@ export async function createDiskFrom(
     throw invalid(source, `its image of ${template.imageBytes} bytes is larger than the disk`);
   }
   try {
-    await writeDisk(path, template, diskBytes);
+    await writeDisk(path, template, diskBytes, options.durable ?? false);
   } catch (error) {
     throw error instanceof EmbervmError ? error : stateError('write', path, error);
   }
   return { path, grow: template.imageBytes < diskBytes };
 }
 
-async function writeDisk(path: string, template: Template, diskBytes: number): Promise<void> {
+async function writeDisk(
+  path: string,
+  template: Template,
+  diskBytes: number,
+  durable: boolean,
+): Promise<void> {
   const file = await open(path, 'wx', OWNER_ONLY);
   try {
-    // No sync: the layer is of no use to anybody after a crash of the host.
     await file.truncate(diskBytes);
     for (const { offset, data } of template.extents) await writeAll(file, data, offset);
+    if (durable) await file.datasync();
   } catch (error) {
     await unlink(path).catch(() => {});
     throw error;

@@ -20,8 +20,8 @@ describeGuest('a sandbox that ends while commands run', () => {
     before = countable();
     // Two CPUs for one of them: both machines boot at once, in one process.
     sandboxes = await Promise.all([
-      Sandbox.create(small({ name: 'one' })),
-      Sandbox.create(small({ name: 'two', cpus: 2 })),
+      Sandbox.create(small({ name: 'one', ephemeral: true })),
+      Sandbox.create(small({ name: 'two', cpus: 2, ephemeral: true })),
     ]);
   }, 2 * BOOT_TIMEOUT_MS);
 
@@ -94,7 +94,9 @@ describeGuest('a guest that powers itself off', () => {
   test(
     'ends its sandbox, and the name is free again',
     async () => {
-      const sandbox = await Sandbox.create(small({ name: 'again', rootDiskMib: 100 }));
+      const sandbox = await Sandbox.create(
+        small({ name: 'again', rootDiskMib: 100, ephemeral: true }),
+      );
       // The file system of the smaller template was grown to the size that was asked for.
       const { stdout } = await sandbox.shell("df -m / | awk 'END { print $2 }'");
       expect(Number(stdout)).toBeGreaterThan(70);

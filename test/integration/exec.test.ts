@@ -385,7 +385,7 @@ describeGuest('a sandbox', () => {
     await last.pid;
     await once(last.stdout, 'data');
     const stopping = sandbox.stop({ timeoutMs: 60_000 });
-    expect(sandbox.status).toBe('stopping');
+    expect(sandbox.status).toBe('draining');
     const refused = await rejection(sandbox.exec('true'));
     expect(refused.code).toBe('ERR_SANDBOX_NOT_RUNNING');
     expect(await stopping).toMatchObject({

@@ -21,7 +21,21 @@ describe('defaults', () => {
       kernel: { args: [] },
       bootTimeoutMs: 120_000,
       securityProfile: 'default',
+      labels: {},
+      ephemeral: true,
     });
+  });
+
+  test('of a sandbox with a name: it is kept', () => {
+    expect(parseSandboxOptions({ name: 'a' }).ephemeral).toBe(false);
+    expect(parseSandboxOptions({ name: 'a', ephemeral: true }).ephemeral).toBe(true);
+    expect(parseSandboxOptions({ ephemeral: false }).ephemeral).toBe(false);
+  });
+
+  test('of a replacement: as long as of a stop', () => {
+    expect(parseSandboxOptions({ replace: true }).replaceMs).toBe(10_000);
+    expect(parseSandboxOptions({ replace: { timeoutMs: 0 } }).replaceMs).toBe(0);
+    expect(parseSandboxOptions({ replace: false }).replaceMs).toBeUndefined();
   });
 
   test('of a machine', () => {
@@ -99,6 +113,25 @@ describe('sandbox options that are wrong', () => {
     [{ bootTimeoutMs: 0 }, 'bootTimeoutMs is 0', 'at least 1'],
     [{ bootTimeoutMs: 2 ** 31 }, 'bootTimeoutMs is 2147483648', 'at most 2147483647'],
     [{ onProgress: 1 }, 'onProgress is 1', 'function'],
+    [{ ephemeral: 1 }, 'ephemeral must be a boolean'],
+    [{ replace: 1 }, 'replace is 1'],
+    [{ replace: { timeoutMs: -1 } }, 'replace.timeoutMs is -1', 'at least 0'],
+    [{ replace: { timeout: 1 } }, 'unknown option "replace.timeout"'],
+    [{ maxDurationMs: 0 }, 'maxDurationMs is 0', 'at least 1'],
+    [{ idleTimeoutMs: 1.5 }, 'idleTimeoutMs must be an integer'],
+    [{ labels: { 'embervm.x': '' } }, 'labels.embervm.x', 'reserved'],
+    [{ labels: { 'sandbox.x': '' } }, 'reserved'],
+    [{ labels: { 'service.x': '' } }, 'reserved'],
+    [{ labels: { '': '' } }, 'a label key has'],
+    [{ labels: { 'a b': '' } }, 'a label key has'],
+    [{ labels: { ['a'.repeat(129)]: '' } }, 'a label key has'],
+    [{ labels: { a: 1 } }, 'labels.a must be a string'],
+    [{ labels: { a: 'x\0' } }, 'NUL'],
+    [{ labels: { a: 'ü'.repeat(513) } }, 'at most 1024 bytes'],
+    [
+      { labels: Object.fromEntries(Array.from({ length: 65 }, (_, n) => [`k${n}`, ''])) },
+      'at most 64 labels',
+    ],
     [{ signal: {} }, 'signal is an object', 'AbortSignal'],
     [null, 'the options must be an object'],
     ['x', 'the options must be an object, not "x"'],
@@ -133,21 +166,16 @@ describe('what is not built yet', () => {
     ['snapshot', 's'],
     ['maxCpus', 4],
     ['maxMemoryMib', 4096],
-    ['labels', {}],
     ['entrypoint', []],
     ['init', 'auto'],
     ['scripts', {}],
     ['patches', []],
     ['mounts', {}],
-    ['maxDurationMs', 1],
-    ['idleTimeoutMs', 1],
     ['logLevel', 'info'],
     ['quietLogs', true],
     ['pullPolicy', 'never'],
     ['registryAuth', { username: 'u', password: 'p' }],
     ['detached', true],
-    ['ephemeral', false],
-    ['replace', true],
     ['network', { mode: 'nat' }],
     ['warmStart', 'always'],
   ])('the sandbox option %s is refused by name', (option, value) => {
