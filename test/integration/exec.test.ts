@@ -26,7 +26,7 @@ const sha256 = (data: Uint8Array | string): string =>
 describeGuest('a sandbox', () => {
   beforeAll(async () => {
     sandbox = await Sandbox.create(
-      small({ name: NAME, env: { FROM_SANDBOX: 'yes', BOTH: 'sandbox' } }),
+      small({ name: NAME, ephemeral: true, env: { FROM_SANDBOX: 'yes', BOTH: 'sandbox' } }),
     );
   }, BOOT_TIMEOUT_MS);
 
@@ -387,7 +387,7 @@ describeGuest('a sandbox', () => {
     const stopping = sandbox.stop({ timeoutMs: 60_000 });
     expect(sandbox.status).toBe('draining');
     const refused = await rejection(sandbox.exec('true'));
-    expect(refused.code).toBe('ERR_SANDBOX_NOT_RUNNING');
+    expect(refused.code).toBe('ERR_SANDBOX_DRAINING');
     expect(await stopping).toMatchObject({
       name: NAME,
       status: 'stopped',
