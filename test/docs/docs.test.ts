@@ -1,4 +1,5 @@
-import { execFile } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -53,6 +54,28 @@ describe('documents that are programs', () => {
   it('are at least the README and the two main pages', () => {
     for (const page of ['README.md', 'docs/sandbox.md', 'docs/machine.md']) {
       expect(promisesOf(programOf(page)).length).toBeGreaterThan(1);
+    }
+  });
+});
+
+describe('examples', () => {
+  it('run a script that never ends, and say so', async () => {
+    const { stdout } = await run(process.execPath, [join(root, 'examples/run-untrusted.mjs')]);
+    expect(stdout).toBe('it took too long; until then it said:\nI am user\n');
+  });
+
+  it('serve scripts over HTTP', async () => {
+    const service = spawn(process.execPath, [join(root, 'examples/http-service.mjs')], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    try {
+      const [address] = (await once(service.stdout, 'data')) as [Buffer];
+      const post = async (body: string): Promise<string> =>
+        (await fetch(address.toString().trim(), { method: 'POST', body })).text();
+      expect(await Promise.all([post('echo one'), post('uname -s')])).toEqual(['one\n', 'Linux\n']);
+    } finally {
+      service.kill('SIGTERM');
+      expect(await once(service, 'exit')).toEqual([0, null]);
     }
   });
 });
