@@ -14,6 +14,7 @@ import {
   timeoutMs,
 } from './common.js';
 import { memoryMib, vcpuCount } from './host-limits.js';
+import { type InitOption, init, type ResolvedInit } from './init.js';
 import { kernelArgument } from './machine.js';
 import { parseConfig } from './parse.js';
 import * as z from './zod.js';
@@ -40,8 +41,8 @@ export interface ProgressEvent {
   durationMs?: number;
 }
 
-/** The steps of a boot, in order. */
-export type BootStage = 'validate' | 'assets' | 'disk' | 'machine' | 'kernel' | 'root';
+/** The steps of a boot, in order; `init` where there is one. */
+export type BootStage = 'validate' | 'assets' | 'disk' | 'machine' | 'kernel' | 'root' | 'init';
 
 export interface SandboxOptions {
   /** 1 to 128 bytes of letters, digits, `.`, `_`, `-`, the first a letter or digit; generated when absent. */
@@ -72,6 +73,11 @@ export interface SandboxOptions {
    * files of the root have no effect.
    */
   securityProfile?: 'default' | 'restricted' | undefined;
+  /**
+   * What becomes PID 1 of the workload, in a PID namespace that all commands join; the sandbox ends
+   * when it does (`completed`). `auto`: the init that the image has.
+   */
+  init?: InitOption | undefined;
   detached?: false | undefined;
   /** For finding it: `Sandbox.list({ labels })`. */
   labels?: Record<string, string> | undefined;
@@ -125,6 +131,7 @@ export interface ResolvedSandboxOptions {
   kernel: { path?: string | undefined; args: string[] };
   bootTimeoutMs: number;
   securityProfile: 'default' | 'restricted';
+  init?: ResolvedInit | undefined;
   labels: Record<string, string>;
   ephemeral: boolean;
   /** Time for the graceful end of the sandbox to replace; `undefined`: replace none. */
@@ -217,7 +224,7 @@ const fields = z.strictObject({
   maxCpus: notBuilt('maxCpus', 'set cpus to the maximum'),
   maxMemoryMib: notBuilt('maxMemoryMib', 'set memoryMib to the maximum'),
   entrypoint: notBuilt('entrypoint'),
-  init: notBuilt('init'),
+  init: init.optional().describe('PID 1 of the workload'),
   scripts: notBuilt('scripts'),
   patches: notBuilt('patches'),
   mounts: notBuilt('mounts'),

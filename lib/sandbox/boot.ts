@@ -1,7 +1,7 @@
 /** From options and a disk to a sandbox whose agent answers; or to nothing, with the reason. */
 import type { Socket } from 'node:net';
 import type { ResolvedSandboxOptions } from '../config/sandbox.js';
-import { abortedError, SandboxError } from '../errors.js';
+import { abortedError, ExecError, SandboxError } from '../errors.js';
 import { Machine } from '../machine/machine.js';
 import type { MachineExit } from '../machine/types.js';
 import { waitFor } from '../machine/wait.js';
@@ -14,6 +14,7 @@ import type { UpperDisk } from '../state/upper-disk.js';
 import type { BootClock } from './boot-clock.js';
 import { guestCommandLine } from './command-line.js';
 import { SandboxCore } from './core.js';
+import { type InitProcess, startInit } from './init.js';
 import { shownTail, stopReason } from './stop-result.js';
 import type { BootReport } from './types.js';
 
@@ -91,6 +92,7 @@ export class Boot {
       this.#agent = agent;
       clock.begin('root');
       const info = await Promise.race([this.#setUp(machine, agent, upper), watch.failed]);
+      const init = await this.#startInit(machine, watch.failed);
       await recorded;
       clock.end();
       return new SandboxCore({
@@ -98,6 +100,7 @@ export class Boot {
         options: this.#options,
         machine,
         agent,
+        init,
         bootReport: this.#report(machine, info),
         onReleased,
       });
@@ -161,6 +164,20 @@ export class Boot {
       throw this.#failed(`the agent could not set up the root: ${(cause as Error).message}`, {
         cause,
       });
+    }
+  }
+
+  async #startInit(machine: Machine, failed: Promise<never>): Promise<InitProcess | undefined> {
+    const { init, env, securityProfile } = this.#options;
+    if (init === undefined) return undefined;
+    this.#clock.begin('init');
+    const restricted = securityProfile === 'restricted';
+    try {
+      const starting = startInit(machine, init, { env, restricted, onOutput: () => {} });
+      return await Promise.race([starting, failed]);
+    } catch (cause) {
+      if (!(cause instanceof ExecError)) throw cause;
+      throw this.#failed(`its init did not start: ${cause.message}`, { cause });
     }
   }
 

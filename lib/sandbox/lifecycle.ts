@@ -9,6 +9,7 @@ import type { SandboxDir } from '../state/sandbox-dir.js';
 import type { StateWriter } from '../state/state-writer.js';
 import type { SandboxStatus, StopResult } from '../state/types.js';
 import { Alarm } from './alarm.js';
+import type { InitExit, InitProcess } from './init.js';
 import { type EndRequest, sandboxGone, stopReason, stopResult } from './stop-result.js';
 
 const TAIL_BYTES = 16 * 1024;
@@ -21,6 +22,8 @@ export interface LifecycleParts {
   agent: AgentClient;
   directory: SandboxDir;
   state: StateWriter;
+  /** Its end is that of the sandbox. */
+  init?: InitProcess | undefined;
   limits: {
     ephemeral: boolean;
     maxDurationMs?: number | undefined;
@@ -39,6 +42,7 @@ export class Lifecycle {
   readonly #oldAge: Alarm;
   #status: SandboxStatus = 'running';
   #request: EndRequest;
+  #workload: InitExit | undefined;
   #draining = false;
   #users = 0;
   #agentLost = false;
@@ -60,6 +64,7 @@ export class Lifecycle {
     this.#oldAge.set();
     parts.state.set('running');
     void this.#watchAgent();
+    void this.#watchInit();
   }
 
   get status(): SandboxStatus {
@@ -239,10 +244,15 @@ export class Lifecycle {
     await this.#machine.kill().catch(() => {});
   }
 
+  async #watchInit(): Promise<void> {
+    this.#workload = await this.#parts.init?.ended;
+    if (this.#workload !== undefined) this.#endBy('completed');
+  }
+
   /** The machine has ended: nothing of it stays but what is to be kept on disk. */
   async #release(exit: MachineExit): Promise<StopResult> {
     const { name, agent, directory, state, limits, onReleased } = this.#parts;
-    const result = stopResult(name, stopReason(exit, this.#request));
+    const result = stopResult(name, stopReason(exit, this.#request), this.#workload);
     this.#consoleTail = this.#machine.consoleTail(TAIL_BYTES);
     this.#exitMessage = exit.message;
     this.#status = result.status;

@@ -2,6 +2,8 @@
 import { SandboxError } from '../errors.js';
 import type { MachineExit } from '../machine/types.js';
 import type { StopReason, StopResult } from '../state/types.js';
+import type { InitExit } from './init.js';
+import { signalName } from './signals.js';
 
 /** What we did to the machine before it ended, or the reason for which we did it. */
 export type EndRequest =
@@ -11,6 +13,7 @@ export type EndRequest =
   | 'idle_timeout'
   | 'max_duration'
   | 'drained'
+  | 'completed'
   | undefined;
 
 const MAX_SHOWN_TAIL = 2000;
@@ -43,12 +46,12 @@ function asked(request: EndRequest): StopReason | undefined {
   return request === 'stop' || request === 'kill' ? 'requested' : request;
 }
 
-export function stopResult(name: string, reason: StopReason): StopResult {
+export function stopResult(name: string, reason: StopReason, workload?: InitExit): StopResult {
   return {
     name,
     status: crashes.includes(reason) ? 'crashed' : 'stopped',
-    exitCode: null,
-    signal: null,
+    exitCode: workload?.exitCode ?? null,
+    signal: workload?.signal == null ? null : signalName(workload.signal),
     reason,
     observedAt: new Date(),
   };

@@ -167,7 +167,6 @@ describe('what is not built yet', () => {
     ['maxCpus', 4],
     ['maxMemoryMib', 4096],
     ['entrypoint', []],
-    ['init', 'auto'],
     ['scripts', {}],
     ['patches', []],
     ['mounts', {}],

@@ -1,0 +1,33 @@
+/** The option `init`: what becomes PID 1 of the workload. */
+import { absoluteGuestPath, cleanText, environment } from './common.js';
+import * as z from './zod.js';
+
+export type InitOption =
+  | 'auto'
+  | {
+      cmd: string;
+      args?: string[] | undefined;
+      env?: Record<string, string> | undefined;
+    };
+
+export interface ResolvedInit {
+  /** Tried in this order; the first that exists is taken. */
+  candidates: string[];
+  args: string[];
+  env: Record<string, string>;
+}
+
+/** Where images keep theirs. */
+const USUAL = ['/sbin/init', '/lib/systemd/systemd', '/usr/lib/systemd/systemd'];
+
+const command = z
+  .strictObject({
+    cmd: absoluteGuestPath,
+    args: z.array(cleanText).default([]),
+    env: environment.default({}),
+  })
+  .transform(({ cmd, ...rest }) => ({ candidates: [cmd], ...rest }));
+
+const auto = z.enum(['auto']).transform(() => ({ candidates: USUAL, args: [], env: {} }));
+
+export const init: z.ZodType<ResolvedInit> = z.union([auto, command]);
