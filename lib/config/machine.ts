@@ -73,6 +73,37 @@ export interface ResolvedStopOptions {
   signal?: AbortSignal | undefined;
 }
 
+export interface SnapshotOptions {
+  /**
+   * `full` (default): all of memory. `diff`: only what changed since the snapshot
+   * that this machine was restored from, whose files the new one shares; `full` for
+   * a machine that was booted.
+   */
+  kind?: 'full' | 'diff' | undefined;
+}
+
+export interface ResolvedSnapshotOptions {
+  directory: string;
+  kind: 'full' | 'diff';
+}
+
+/** What may differ from the machine that the snapshot is of. */
+export interface RestoreOverrides {
+  /** Other files for its drives, by their ids: as large as those they replace. */
+  drives?: { id: string; path: string }[] | undefined;
+  vsock?: { cid?: number | undefined } | undefined;
+  consoleBytes?: number | undefined;
+  signal?: AbortSignal | undefined;
+}
+
+export interface ResolvedRestoreOptions {
+  directory: string;
+  drives: { id: string; path: string }[];
+  vsock?: { cid?: number | undefined } | undefined;
+  consoleBytes?: number | undefined;
+  signal?: AbortSignal | undefined;
+}
+
 /** A word of the kernel command line. */
 export const kernelArgument: z.ZodType<string> = nonEmptyText.refine(
   // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is refused.
@@ -80,14 +111,20 @@ export const kernelArgument: z.ZodType<string> = nonEmptyText.refine(
   'must not contain control characters',
 );
 
+const driveId = nonEmptyText.refine(
+  (id) => new TextEncoder().encode(id).length <= MAX_DRIVE_ID,
+  `has at most ${MAX_DRIVE_ID} bytes`,
+);
+
+const guestCid = z
+  .int()
+  .min(3, 'the smaller context ids are reserved')
+  .max(2 ** 32 - 2, 'the larger context ids are reserved');
+
+const consoleBytes = z.int().min(4096).max(MAX_CONSOLE_BYTES);
+
 const drive = z.strictObject({
-  id: nonEmptyText
-    .refine(
-      (id) => new TextEncoder().encode(id).length <= MAX_DRIVE_ID,
-      `has at most ${MAX_DRIVE_ID} bytes`,
-    )
-    .optional()
-    .describe('serial number that the guest reads'),
+  id: driveId.optional().describe('serial number that the guest reads'),
   path: hostPath.describe('raw disk image'),
   readOnly: z.boolean().default(false).describe('refuse writes'),
 });
@@ -109,12 +146,7 @@ export const machineConfigSchema: z.ZodType<ResolvedMachineConfig> = z.strictObj
     .describe('disks, in the order of /dev/vda, /dev/vdb, …'),
   vsock: z
     .strictObject({
-      cid: z
-        .int()
-        .min(3, 'the smaller context ids are reserved')
-        .max(2 ** 32 - 2, 'the larger context ids are reserved')
-        .default(3)
-        .describe("the guest's context id"),
+      cid: guestCid.default(3).describe("the guest's context id"),
       socketPath: notBuilt('vsock.socketPath'),
     })
     .optional()
@@ -122,10 +154,7 @@ export const machineConfigSchema: z.ZodType<ResolvedMachineConfig> = z.strictObj
   console: onlyBuilt('console', ['none', 'capture'])
     .transform((value) => value ?? 'capture')
     .describe('what becomes of console output'),
-  consoleBytes: z
-    .int()
-    .min(4096)
-    .max(MAX_CONSOLE_BYTES)
+  consoleBytes: consoleBytes
     .default(DEFAULT_CONSOLE_BYTES)
     .describe('console output that is kept, in bytes'),
   rng: z.boolean().default(true).describe('virtio-rng device'),
@@ -142,6 +171,25 @@ const stopOptions: z.ZodType<ResolvedStopOptions> = z.strictObject({
   signal: abortSignal.optional(),
 });
 
+const snapshotOptions: z.ZodType<ResolvedSnapshotOptions> = z.strictObject({
+  directory: hostPath.describe('where the snapshot goes'),
+  kind: z.enum(['full', 'diff']).default('full').describe('all of memory, or what changed'),
+});
+
+const restoreOptions: z.ZodType<ResolvedRestoreOptions> = z.strictObject({
+  directory: hostPath.describe('where the snapshot is'),
+  drives: z
+    .array(z.strictObject({ id: driveId, path: hostPath }))
+    .default([])
+    .describe('other files for drives'),
+  vsock: z
+    .strictObject({ cid: guestCid.optional(), socketPath: notBuilt('vsock.socketPath') })
+    .optional()
+    .describe('virtio-vsock device'),
+  consoleBytes: consoleBytes.optional().describe('console output that is kept, in bytes'),
+  signal: abortSignal.optional(),
+});
+
 const vsockPort = z.strictObject({
   port: z
     .int()
@@ -155,6 +203,20 @@ export function parseMachineConfig(input: unknown): ResolvedMachineConfig {
 
 export function parseStopOptions(input: unknown): ResolvedStopOptions {
   return parseConfig(stopOptions, input === undefined ? {} : input, 'invalid stop options');
+}
+
+/** The options, and the path that comes before them. */
+export function parseSnapshotOptions(directory: unknown, input: unknown): ResolvedSnapshotOptions {
+  return parseConfig(snapshotOptions, withDirectory(directory, input), 'invalid snapshot options');
+}
+
+export function parseRestoreOptions(directory: unknown, input: unknown): ResolvedRestoreOptions {
+  return parseConfig(restoreOptions, withDirectory(directory, input), 'invalid restore overrides');
+}
+
+function withDirectory(directory: unknown, input: unknown): unknown {
+  if (typeof input !== 'object' || input === null) return input;
+  return { ...input, directory };
 }
 
 export function parsePort(input: unknown): number {

@@ -1,5 +1,12 @@
 /** `embervm/machine`: the virtual machine monitor by itself. */
-export type { DriveConfig, KernelConfig, MachineConfig, StopOptions } from '../config/machine.js';
+export type {
+  DriveConfig,
+  KernelConfig,
+  MachineConfig,
+  RestoreOverrides,
+  SnapshotOptions,
+  StopOptions,
+} from '../config/machine.js';
 export {
   ConfigError,
   EmbervmError,
@@ -16,5 +23,6 @@ export type {
   MachineState,
   MachineStats,
   PowerOffRequest,
+  SnapshotReport,
   VsockListener,
 } from './types.js';

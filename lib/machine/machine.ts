@@ -1,10 +1,23 @@
 /** One virtual machine in this process. */
 import { EventEmitter } from 'node:events';
 import type { Socket } from 'node:net';
-import type { MachineConfig, ResolvedMachineConfig, StopOptions } from '../config/machine.js';
+import type {
+  MachineConfig,
+  ResolvedMachineConfig,
+  ResolvedRestoreOptions,
+  RestoreOverrides,
+  SnapshotOptions,
+  StopOptions,
+} from '../config/machine.js';
 import { abortedError, fromNative, MachineError } from '../errors.js';
 import { loadBinding } from '../native/binding.js';
-import type { NativeEvent, NativeMachine, NativeMachineConfig } from '../native/types.js';
+import type {
+  NativeBinding,
+  NativeEvent,
+  NativeMachine,
+  NativeMachineConfig,
+  NativeRestoreConfig,
+} from '../native/types.js';
 import { adoptStream, discardStream } from './stream.js';
 import type {
   MachineEvents,
@@ -12,6 +25,7 @@ import type {
   MachineState,
   MachineStats,
   PowerOffRequest,
+  SnapshotReport,
   VsockListener,
 } from './types.js';
 import { abortable, waitFor } from './wait.js';
@@ -37,6 +51,8 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
   #resolveExited: (exit: MachineExit) => void = () => {};
   #exit: MachineExit | undefined;
   #state: MachineState = 'created';
+  /** Its CPUs have run here. */
+  #ready = false;
   #powerOff: PowerOffRequest | undefined;
   #closing: Promise<void> | undefined;
   /** Console output of a machine that is closed. */
@@ -58,18 +74,49 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
   ): Promise<Machine> {
     const module = await import('../config/machine.js');
     const resolved = module.parseMachineConfig(config);
-    const { signal } = options;
-    if (signal?.aborted) throw abortedError(signal, 'creating a machine');
+    return Machine.#make(module, options.signal, 'creating a machine', (binding, onEvents) =>
+      binding.createMachine(toNative(resolved), onEvents),
+    );
+  }
+
+  /**
+   * Continues from what {@link Machine.snapshot} wrote to `directory`: a machine that is
+   * paused, as it was but for `overrides`. Its vsock streams are gone, its guest finds
+   * that out when it is resumed. Memory is read from the snapshot as the guest touches
+   * it, so the files there must stay as they are for as long as the machine lives; they
+   * may be removed.
+   */
+  static async restore(directory: string, overrides: RestoreOverrides = {}): Promise<Machine> {
+    const module = await import('../config/machine.js');
+    const resolved = module.parseRestoreOptions(directory, overrides);
+    const what = 'restoring a machine';
+    const machine = await Machine.#make(module, resolved.signal, what, (binding, onEvents) =>
+      binding.restoreMachine(toNativeRestore(resolved), onEvents),
+    );
+    machine.#state = 'paused';
+    return machine;
+  }
+
+  static async #make(
+    module: ConfigModule,
+    signal: AbortSignal | undefined,
+    what: string,
+    make: (
+      binding: NativeBinding,
+      onEvents: (events: NativeEvent[]) => void,
+    ) => Promise<NativeMachine>,
+  ): Promise<Machine> {
+    if (signal?.aborted) throw abortedError(signal, what);
     let deliver = (_event: NativeEvent): void => {};
     const onEvents = (events: NativeEvent[]): void => {
       for (const event of events) deliver(event);
     };
-    const native = await call(() => loadBinding().createMachine(toNative(resolved), onEvents));
+    const native = await call(() => make(loadBinding(), onEvents));
     const machine = new Machine(native, module);
     deliver = (event) => machine.#onEvent(event);
     if (signal?.aborted) {
       await machine.close();
-      throw abortedError(signal, 'creating a machine');
+      throw abortedError(signal, what);
     }
     return machine;
   }
@@ -95,7 +142,7 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
     }
     if (this.#state !== 'booting') return;
     this.#state = 'running';
-    this.emit('ready');
+    this.#emitReady();
   }
 
   /** Stops the CPUs where they are. */
@@ -108,7 +155,21 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
   async resume(): Promise<void> {
     this.#require('resume', 'paused', 'running');
     await call(() => this.#native.resume());
-    if (this.#state === 'paused') this.#state = 'running';
+    if (this.#state !== 'paused') return;
+    this.#state = 'running';
+    if (!this.#ready) this.#emitReady();
+  }
+
+  /**
+   * Writes memory and the state of CPUs and devices to `directory`, which is made where
+   * its parent exists, in place of a snapshot that is there already: until the new one is
+   * complete and on the disk, the old one stays good. A running machine stands still
+   * while it is copied. Drives are not part of it: copy them while the machine is paused.
+   */
+  async snapshot(directory: string, options: SnapshotOptions = {}): Promise<SnapshotReport> {
+    const request = this.#config.parseSnapshotOptions(directory, options);
+    this.#require('snapshot', 'running', 'paused');
+    return call(() => this.#native.snapshot(request));
   }
 
   /**
@@ -224,6 +285,11 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
     return this;
   }
 
+  #emitReady(): void {
+    this.#ready = true;
+    this.emit('ready');
+  }
+
   async #close(): Promise<void> {
     this.#finalTail = this.#native.consoleTail(MAX_TAIL_BYTES);
     await call(() => this.#native.close());
@@ -297,6 +363,11 @@ function toNative(config: ResolvedMachineConfig): NativeMachineConfig {
     console: config.console === 'capture',
     consoleBytes: config.consoleBytes,
   };
+}
+
+function toNativeRestore(options: ResolvedRestoreOptions): NativeRestoreConfig {
+  const { directory, drives, vsock, consoleBytes } = options;
+  return { directory, drives, vsockCid: vsock?.cid, consoleBytes };
 }
 
 async function call<Value>(run: () => Promise<Value>): Promise<Value> {

@@ -39,6 +39,27 @@ export interface NativeMachineConfig {
   consoleBytes: number;
 }
 
+/** What differs from the machine that the snapshot is of. */
+export interface NativeRestoreConfig {
+  directory: string;
+  /** Other files for the drives of these ids. */
+  drives: { id: string; path: string }[];
+  vsockCid: number | undefined;
+  consoleBytes: number | undefined;
+}
+
+export type NativeSnapshotKind = 'full' | 'diff';
+
+export interface NativeSnapshotReport {
+  /** `full` also where a diff was asked for and there was nothing to build on. */
+  kind: NativeSnapshotKind;
+  /** How long the guest stood still, in ns. */
+  pauseNs: number;
+  /** Guest memory that was written; the rest is zero or shared. */
+  memoryBytes: number;
+  stateBytes: number;
+}
+
 export type NativeMachineState =
   | 'created'
   | 'running'
@@ -106,6 +127,8 @@ export interface NativeMachine {
   kill(): Promise<void>;
   /** Kills, joins every thread, frees memory and descriptors. Idempotent. No event follows. */
   close(): Promise<void>;
+  /** Of a running or paused machine, which stays what it is. */
+  snapshot(request: { directory: string; kind: NativeSnapshotKind }): Promise<NativeSnapshotReport>;
   /** Connects to a port in the guest; resolves to one end of a socketpair, owned by the caller. */
   connectVsock(port: number): Promise<number>;
   listenVsock(port: number): void;
@@ -140,6 +163,11 @@ export interface NativeBinding {
   readonly version: string;
   createMachine(
     config: NativeMachineConfig,
+    onEvents: (events: NativeEvent[]) => void,
+  ): Promise<NativeMachine>;
+  /** The machine is paused; nothing of its memory was read yet. */
+  restoreMachine(
+    config: NativeRestoreConfig,
     onEvents: (events: NativeEvent[]) => void,
   ): Promise<NativeMachine>;
   probeHost(): NativeHostReport;

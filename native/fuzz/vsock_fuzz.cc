@@ -99,7 +99,7 @@ class Scenario {
           }
         });
       case 8:
-        if (input_.ConsumeBool()) device_.SendTransportReset();
+        if (input_.ConsumeBool()) device_.AfterRestore();
         if (input_.ConsumeBool()) {
           device_.muxer().Unlisten(kListenPort);
         } else {

@@ -31,6 +31,13 @@ HostKind DetectHostKind(const std::string& module_path) {
 
 std::string_view HostKindName(HostKind kind) { return kind == HostKind::kPvm ? "pvm" : "hardware"; }
 
+std::optional<HostKind> HostKindFromName(std::string_view name) {
+  for (const HostKind kind : {HostKind::kHardware, HostKind::kPvm}) {
+    if (HostKindName(kind) == name) return kind;
+  }
+  return std::nullopt;
+}
+
 std::string_view GuestCommandLine(HostKind kind) {
   return kind == HostKind::kPvm ? kPvmCommandLine : std::string_view();
 }
@@ -38,6 +45,8 @@ std::string_view GuestCommandLine(HostKind kind) {
 std::uint32_t ParavirtualFeatureMask(HostKind kind) {
   return kind == HostKind::kPvm ? kPvmParavirtualFeatures : kAllParavirtualFeatures;
 }
+
+bool GuestSeesHostCpuid(HostKind kind) { return kind == HostKind::kPvm; }
 
 bool NeedsEmulationFixups(HostKind kind) { return kind == HostKind::kPvm; }
 

@@ -6,6 +6,7 @@
 #define EMBERVM_KVM_HOST_KIND_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -18,6 +19,7 @@ HostKind DetectHostKind(const std::string& module_path = "/sys/module/kvm_pvm");
 
 // "hardware" or "pvm", as reports print it.
 std::string_view HostKindName(HostKind kind);
+std::optional<HostKind> HostKindFromName(std::string_view name);
 
 // What the guest kernel must be told: empty on hardware. KVM-PVM does not mask
 // CPUID, so features whose instructions it lacks are switched off by name.
@@ -27,6 +29,9 @@ std::string_view GuestCommandLine(HostKind kind);
 // see. KVM-PVM never completes a `vmcall` of a secondary vCPU, so the
 // paravirtual features that send hypercalls are taken away there.
 std::uint32_t ParavirtualFeatureMask(HostKind kind);
+
+// Whether guest code sees the CPUID of the host's CPU, whatever KVM_SET_CPUID2 says.
+bool GuestSeesHostCpuid(HostKind kind);
 
 // Whether KVM leaves instructions of the guest kernel to the VMM.
 bool NeedsEmulationFixups(HostKind kind);

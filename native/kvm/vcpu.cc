@@ -172,6 +172,21 @@ Result<kvm_xsave> KvmVcpu::GetXsave() const {
 Result<> KvmVcpu::SetXsave(const kvm_xsave& xsave) {
   return Set(fd(), KVM_SET_XSAVE, "KVM_SET_XSAVE", xsave);
 }
+Result<std::vector<std::byte>> KvmVcpu::GetExtendedState(std::size_t size) const {
+  std::vector<std::byte> state(size);
+  if (size > sizeof(kvm_xsave)) {
+    EMBERVM_TRY(KvmIoctl(fd(), KVM_GET_XSAVE2, "KVM_GET_XSAVE2", state.data()));
+  } else {
+    EMBERVM_TRY(KvmIoctl(fd(), KVM_GET_XSAVE, "KVM_GET_XSAVE", state.data()));
+  }
+  return state;
+}
+Result<> KvmVcpu::SetExtendedState(std::span<const std::byte> state, std::size_t size) {
+  std::vector<std::byte> whole(size);
+  std::ranges::copy(state.first(std::min(state.size(), size)), whole.begin());
+  EMBERVM_TRY(KvmIoctl(fd(), KVM_SET_XSAVE, "KVM_SET_XSAVE", whole.data()));
+  return {};
+}
 Result<kvm_xcrs> KvmVcpu::GetXcrs() const {
   return Get<kvm_xcrs>(fd(), KVM_GET_XCRS, "KVM_GET_XCRS");
 }
@@ -201,6 +216,15 @@ Result<kvm_lapic_state> KvmVcpu::GetLapic() const {
 }
 Result<> KvmVcpu::SetLapic(const kvm_lapic_state& lapic) {
   return Set(fd(), KVM_SET_LAPIC, "KVM_SET_LAPIC", lapic);
+}
+
+std::uint32_t KvmVcpu::GetTscKhz() const {
+  const Result<int> khz = KvmIoctl(fd(), KVM_GET_TSC_KHZ, "KVM_GET_TSC_KHZ");
+  return khz.has_value() && *khz > 0 ? static_cast<std::uint32_t>(*khz) : 0;
+}
+Result<> KvmVcpu::SetTscKhz(std::uint32_t khz) {
+  EMBERVM_TRY(KvmIoctl(fd(), KVM_SET_TSC_KHZ, "KVM_SET_TSC_KHZ", khz));
+  return {};
 }
 
 Result<> KvmVcpu::SetCpuid(const CpuidTable& cpuid) {

@@ -41,6 +41,11 @@ class KvmVcpu {
   Result<> SetFpu(const kvm_fpu& fpu);
   Result<kvm_xsave> GetXsave() const;
   Result<> SetXsave(const kvm_xsave& xsave);
+  // All of it, also what does not fit kvm_xsave: `size` is KVM_CAP_XSAVE2, or that
+  // of kvm_xsave where it is absent.
+  [[nodiscard]] Result<std::vector<std::byte>> GetExtendedState(std::size_t size) const;
+  // `size` as above: the kernel reads that many bytes; what `state` lacks is zero.
+  Result<> SetExtendedState(std::span<const std::byte> state, std::size_t size);
   Result<kvm_xcrs> GetXcrs() const;
   Result<> SetXcrs(const kvm_xcrs& xcrs);
   Result<kvm_debugregs> GetDebugRegs() const;
@@ -51,6 +56,11 @@ class KvmVcpu {
   Result<> SetMpState(const kvm_mp_state& state);
   Result<kvm_lapic_state> GetLapic() const;
   Result<> SetLapic(const kvm_lapic_state& lapic);
+
+  // 0 where the host does not say.
+  [[nodiscard]] std::uint32_t GetTscKhz() const;
+  // Takes KVM_CAP_TSC_CONTROL.
+  Result<> SetTscKhz(std::uint32_t khz);
 
   // Before GetMsrs(): MSRs that depend on CPUID read as 0 until then.
   Result<> SetCpuid(const CpuidTable& cpuid);

@@ -33,6 +33,40 @@ struct MachineConfig {
   std::size_t console_bytes = 0;
 };
 
+// What is different from the machine that the snapshot was taken of.
+struct RestoreConfig {
+  std::string directory;
+  // Files for its drives, by their ids; the others keep their paths.
+  struct Drive {
+    std::string id;
+    std::string path;
+  };
+  std::vector<Drive> drives;
+  std::optional<std::uint64_t> vsock_cid;
+  std::optional<std::size_t> console_bytes;
+};
+
+enum class SnapshotKind : std::uint8_t {
+  kFull,
+  // What differs from the snapshot that the machine was restored from, which the new
+  // one shares; full where there is none.
+  kDiff,
+};
+
+struct SnapshotRequest {
+  std::string directory;
+  SnapshotKind kind = SnapshotKind::kFull;
+};
+
+struct SnapshotReport {
+  // What was made, which may be more than was asked for.
+  SnapshotKind kind = SnapshotKind::kFull;
+  // How long the guest stood still.
+  std::int64_t pause_ns = 0;
+  std::uint64_t memory_bytes = 0;
+  std::uint64_t state_bytes = 0;
+};
+
 }  // namespace embervm::machine
 
 #endif  // EMBERVM_MACHINE_CONFIG_H_

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "arch/x86_64/layout.h"
+#include "base/state_stream.h"
 #include "devices/console/device.h"
 #include "devices/rng/device.h"
 #include "virtio/abi.h"
@@ -132,6 +133,36 @@ void DeviceSet::ListenVsock(std::uint32_t port, StreamHandler on_stream) {
 
 void DeviceSet::UnlistenVsock(std::uint32_t port) {
   if (vsock_ != nullptr) vsock_->muxer().Unlisten(port);
+}
+
+Result<std::vector<std::vector<std::byte>>> DeviceSet::Save() {
+  for (const Slot& slot : slots_) EMBERVM_TRY(slot.device->BeforeSave());
+  std::vector<std::vector<std::byte>> states;
+  for (const Slot& slot : slots_) {
+    StateWriter writer;
+    slot.transport->Save(writer);
+    states.push_back(writer.Take());
+  }
+  return states;
+}
+
+Result<> DeviceSet::Restore(std::span<const std::vector<std::byte>> states) {
+  if (states.size() != slots_.size()) {
+    return std::unexpected(InvalidState("it has another number of devices"));
+  }
+  for (std::size_t index = 0; index < slots_.size(); ++index) {
+    StateReader reader(states[index]);
+    EMBERVM_TRY(slots_[index].transport->Restore(reader));
+    if (!reader.Done()) return std::unexpected(InvalidState("a device's state is too long"));
+  }
+  for (const Slot& slot : slots_) slot.device->AfterRestore();
+  return {};
+}
+
+std::vector<std::uint64_t> DeviceSet::DriveSizes() const {
+  std::vector<std::uint64_t> sizes;
+  for (const Drive& drive : drives_) sizes.push_back(drive.device->size());
+  return sizes;
 }
 
 void DeviceSet::CloseStreams() {

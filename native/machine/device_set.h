@@ -51,6 +51,12 @@ class DeviceSet {
   void ConnectVsock(std::uint32_t port, Completion<UniqueFd> done);
   void ListenVsock(std::uint32_t port, StreamHandler on_stream);
   void UnlistenVsock(std::uint32_t port);
+  // While no vCPU runs: what is in flight is brought to its end, then one state per
+  // slot is taken. Restore() takes the same number of them, of the same devices.
+  Result<std::vector<std::vector<std::byte>>> Save();
+  Result<> Restore(std::span<const std::vector<std::byte>> states);
+  // In the order of the drives in the configuration.
+  [[nodiscard]] std::vector<std::uint64_t> DriveSizes() const;
   // The guest is gone: every stream sees its end.
   void CloseStreams();
 

@@ -11,24 +11,36 @@ namespace embervm::machine {
 
 Result<std::unique_ptr<Machine>> Machine::Create(MachineConfig config, MachineObserver& observer,
                                                  Callback created) {
+  return Launch([config = std::move(config)](
+                    MachineCore& core) mutable { return core.Build(std::move(config)); },
+                observer, std::move(created));
+}
+
+Result<std::unique_ptr<Machine>> Machine::Restore(RestoreConfig config, MachineObserver& observer,
+                                                  Callback created) {
+  return Launch([config = std::move(config)](MachineCore& core) { return core.Restore(config); },
+                observer, std::move(created));
+}
+
+Result<std::unique_ptr<Machine>> Machine::Launch(Builder build, MachineObserver& observer,
+                                                 Callback created) {
   const std::int64_t created_ns = MonotonicNs();
   EMBERVM_TRY_ASSIGN(std::unique_ptr<EventLoop> loop, EventLoop::Create());
   std::unique_ptr<Machine> machine(new Machine(std::move(loop)));
   machine->core_ = std::make_shared<MachineCore>(*machine->loop_, observer, created_ns);
-  EMBERVM_TRY_ASSIGN(
-      machine->thread_,
-      Thread::Start("ember-device", [self = machine.get(), config = std::move(config),
-                                     created = std::move(created)]() mutable {
-        Result<> built = self->core_->Build(config);
-        if (!built.has_value()) {
-          self->core_->TearDown();
-          self->closing_.store(true);
-          // What was asked meanwhile is still answered, by Run().
-          self->loop_->Stop();
-        }
-        created(std::move(built));
-        self->loop_->Run();
-      }));
+  EMBERVM_TRY_ASSIGN(machine->thread_,
+                     Thread::Start("ember-device", [self = machine.get(), build = std::move(build),
+                                                    created = std::move(created)]() mutable {
+                       Result<> built = build(*self->core_);
+                       if (!built.has_value()) {
+                         self->core_->TearDown();
+                         self->closing_.store(true);
+                         // What was asked meanwhile is still answered, by Run().
+                         self->loop_->Stop();
+                       }
+                       created(std::move(built));
+                       self->loop_->Run();
+                     }));
   return machine;
 }
 
@@ -63,8 +75,17 @@ void Machine::Resume(Callback done) {
 }
 
 void Machine::Kill(Callback done) {
+  core_->CancelSnapshot();
   Dispatch(Completion<>(std::move(done)),
            [](MachineCore& core, Completion<> owed) { core.Kill(std::move(owed)); });
+}
+
+void Machine::Snapshot(SnapshotRequest request, SnapshotCallback done) {
+  Dispatch(
+      Completion<SnapshotReport>(std::move(done)),
+      [request = std::move(request)](MachineCore& core, Completion<SnapshotReport> owed) mutable {
+        core.TakeSnapshot(std::move(request), std::move(owed));
+      });
 }
 
 void Machine::ConnectVsock(std::uint32_t port, StreamCallback done) {
@@ -84,6 +105,7 @@ void Machine::UnlistenVsock(std::uint32_t port) {
 
 void Machine::Close(std::move_only_function<void()> closed) {
   if (closing_.exchange(true)) return;
+  core_->CancelSnapshot();
   loop_->Post([core = core_, loop = loop_.get(), closed = std::move(closed)]() mutable {
     core->Shut([core, loop, closed = std::move(closed)]() mutable {
       core->TearDown();

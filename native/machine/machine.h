@@ -29,6 +29,7 @@ enum class MachineState : std::uint8_t { kCreated, kRunning, kPaused, kStopped, 
 class Machine {
  public:
   using Callback = std::move_only_function<void(Result<>)>;
+  using SnapshotCallback = std::move_only_function<void(Result<SnapshotReport>)>;
   using StreamCallback = std::move_only_function<void(Result<UniqueFd>)>;
 
   // Starts the device thread and builds the guest on it. `observer` outlives
@@ -36,6 +37,9 @@ class Machine {
   // and only waits for Join().
   static Result<std::unique_ptr<Machine>> Create(MachineConfig config, MachineObserver& observer,
                                                  Callback created);
+  // The same from a snapshot; the machine is paused then.
+  static Result<std::unique_ptr<Machine>> Restore(RestoreConfig config, MachineObserver& observer,
+                                                  Callback created);
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
   // Closes and joins.
@@ -46,6 +50,9 @@ class Machine {
   void Resume(Callback done);
   // Stops the vCPUs for good; OnExit follows with kKilled. Idempotent.
   void Kill(Callback done);
+  // Of a running or paused machine, which it leaves in that state. The guest stands
+  // still while its state is copied, not while the disk takes it.
+  void Snapshot(SnapshotRequest request, SnapshotCallback done);
   void ConnectVsock(std::uint32_t port, StreamCallback done);
   void ListenVsock(std::uint32_t port);
   void UnlistenVsock(std::uint32_t port);
@@ -61,7 +68,11 @@ class Machine {
   [[nodiscard]] std::vector<std::byte> ConsoleTail(std::size_t max_bytes) const;
 
  private:
+  using Builder = std::move_only_function<Result<>(MachineCore& core)>;
+
   explicit Machine(std::unique_ptr<EventLoop> loop);
+  static Result<std::unique_ptr<Machine>> Launch(Builder build, MachineObserver& observer,
+                                                 Callback created);
 
   // Runs `task` with the core on the device thread, or answers with an error
   // when the machine is closed.

@@ -44,27 +44,33 @@ MachineCore::MachineCore(EventLoop& loop, MachineObserver& observer, std::int64_
 
 MachineCore::~MachineCore() = default;
 
-Result<> MachineCore::Build(const MachineConfig& config) {
-  if (config.vcpus == 0 || config.vcpus > layout::kMaxVcpus) {
+Result<> MachineCore::Build(MachineConfig config) {
+  config_ = std::move(config);
+  if (config_.vcpus == 0 || config_.vcpus > layout::kMaxVcpus) {
     return std::unexpected(
         Error("ERR_INVALID_CONFIG", "vcpus must be from 1 to " + std::to_string(layout::kMaxVcpus))
-            .With("vcpus", config.vcpus));
+            .With("vcpus", config_.vcpus));
   }
+  EMBERVM_TRY(BuildConsole());
+  const HostKind host_kind = DetectHostKind();
+  EMBERVM_TRY_ASSIGN(kvm_, Kvm::Open());
+  EMBERVM_TRY_ASSIGN(GuestMemory memory, GuestMemory::Create(config_.memory_mib * layout::kMiB));
+  EMBERVM_TRY(BuildVm(std::move(memory), host_kind));
+  return BuildVcpus(host_kind);
+}
+
+Result<> MachineCore::BuildConsole() {
   // Any thread writes to the ring; the observer is called on this loop alone.
   EMBERVM_TRY_ASSIGN(
-      console_, devices::ConsoleRing::Create(config.console_bytes, [this](std::uint64_t dropped) {
+      console_, devices::ConsoleRing::Create(config_.console_bytes, [this](std::uint64_t dropped) {
         loop_.Post([this, dropped] {
           if (!silent_) observer_.OnConsoleOverflow(dropped);
         });
       }));
-  const HostKind host_kind = DetectHostKind();
-  EMBERVM_TRY(BuildVm(config, host_kind));
-  return BuildVcpus(config, host_kind);
+  return {};
 }
 
-Result<> MachineCore::BuildVm(const MachineConfig& config, HostKind host_kind) {
-  EMBERVM_TRY_ASSIGN(kvm_, Kvm::Open());
-  EMBERVM_TRY_ASSIGN(GuestMemory memory, GuestMemory::Create(config.memory_mib * layout::kMiB));
+Result<> MachineCore::BuildVm(GuestMemory memory, HostKind host_kind) {
   memory_ = std::make_unique<GuestMemory>(std::move(memory));
   EMBERVM_TRY_ASSIGN(KvmVm vm, kvm_->CreateVm());
   vm_ = std::make_unique<KvmVm>(std::move(vm));
@@ -81,7 +87,7 @@ Result<> MachineCore::BuildVm(const MachineConfig& config, HostKind host_kind) {
   EMBERVM_TRY(vm_->AddIrqFd(devices::SerialDevice::kIrq, serial->irq_fd()));
   ports_ = std::make_unique<PortIo>(std::move(serial),
                                     [this] { loop_.Post([this] { OnGuestPanic(); }); });
-  EMBERVM_TRY_ASSIGN(devices_, DeviceSet::Create(config, *vm_, *memory_, loop_, *console_,
+  EMBERVM_TRY_ASSIGN(devices_, DeviceSet::Create(config_, *vm_, *memory_, loop_, *console_,
                                                  [this](std::string device, std::string message) {
                                                    if (silent_) return;
                                                    observer_.OnDeviceError(std::move(device),
@@ -90,12 +96,12 @@ Result<> MachineCore::BuildVm(const MachineConfig& config, HostKind host_kind) {
   return {};
 }
 
-Result<> MachineCore::BuildVcpus(const MachineConfig& config, HostKind host_kind) {
-  BootConfig boot{.kernel_path = config.kernel_path,
+Result<> MachineCore::BuildVcpus(HostKind host_kind) {
+  BootConfig boot{.kernel_path = config_.kernel_path,
                   .initrd_path = std::nullopt,
-                  .command_line = config.command_line,
-                  .vcpus = config.vcpus};
-  if (!config.initrd_path.empty()) boot.initrd_path = config.initrd_path;
+                  .command_line = config_.command_line,
+                  .vcpus = config_.vcpus};
+  if (!config_.initrd_path.empty()) boot.initrd_path = config_.initrd_path;
   if (const std::string_view host_part = GuestCommandLine(host_kind); !host_part.empty()) {
     boot.command_line.append(" ").append(host_part);
   }
@@ -103,38 +109,55 @@ Result<> MachineCore::BuildVcpus(const MachineConfig& config, HostKind host_kind
   EMBERVM_TRY_ASSIGN(const BootInfo info, LoadGuest(*memory_, boot));
 
   EMBERVM_TRY_ASSIGN(const CpuidTable cpuid, kvm_->SupportedCpuid());
-  EMBERVM_TRY_ASSIGN(const int kick_signal, KickSignal());
-  for (std::uint32_t index = 0; index < config.vcpus; ++index) {
+  for (std::uint32_t index = 0; index < config_.vcpus; ++index) {
     EMBERVM_TRY_ASSIGN(KvmVcpu vcpu, vm_->CreateVcpu(index));
-    EMBERVM_TRY(ConfigureVcpu(vcpu, index, config.vcpus, info, cpuid, host_kind));
-    vcpus_.push_back(std::make_unique<VcpuThread>(std::move(vcpu), *this, kick_signal));
+    EMBERVM_TRY(ConfigureVcpu(vcpu, index, config_.vcpus, info, cpuid, host_kind));
+    EMBERVM_TRY(AddVcpu(std::move(vcpu)));
   }
   return {};
 }
 
-void MachineCore::RefuseState(Completion<> done, const char* operation) const {
+Result<> MachineCore::AddVcpu(KvmVcpu vcpu) {
+  EMBERVM_TRY_ASSIGN(const int kick_signal, KickSignal());
+  vcpus_.push_back(std::make_unique<VcpuThread>(std::move(vcpu), *this, kick_signal));
+  return {};
+}
+
+Error MachineCore::WrongState(const char* operation) const {
   const char* const name = StateName(state_.load());
-  done(std::unexpected(
-      Error("ERR_MACHINE_STATE", std::string("cannot ") + operation + " a machine that is " + name)
-          .With("operation", std::string(operation))
-          .With("state", std::string(name))));
+  return Error("ERR_MACHINE_STATE",
+               std::string("cannot ") + operation + " a machine that is " + name)
+      .With("operation", std::string(operation))
+      .With("state", std::string(name));
+}
+
+void MachineCore::RefuseState(Completion<> done, const char* operation) const {
+  done(std::unexpected(WrongState(operation)));
 }
 
 void MachineCore::Start(Completion<> done) {
   if (state_.load() != MachineState::kCreated || ending_.has_value()) {
     return RefuseState(std::move(done), "start");
   }
+  done(RunVcpus());
+}
+
+Result<> MachineCore::RunVcpus() {
   for (const auto& vcpu : vcpus_) {
+    if (vcpu->started()) {
+      vcpu->Resume();
+      continue;
+    }
     Result<> started = vcpu->Start();
     if (!started.has_value()) {
       StopVcpus(
           {.reason = ExitReason::kFault, .message = started.error().message(), .context = {}});
-      return done(std::move(started));
+      return started;
     }
     ++running_vcpus_;
   }
   state_.store(MachineState::kRunning);
-  done({});
+  return {};
 }
 
 void MachineCore::Pause(Completion<> done) {
@@ -163,9 +186,7 @@ void MachineCore::Resume(Completion<> done) {
   if (state_.load() != MachineState::kPaused || ending_.has_value()) {
     return RefuseState(std::move(done), "resume");
   }
-  state_.store(MachineState::kRunning);
-  for (const auto& vcpu : vcpus_) vcpu->Resume();
-  done({});
+  done(RunVcpus());
 }
 
 void MachineCore::Kill(Completion<> done) {
@@ -257,6 +278,7 @@ void MachineCore::TearDown() {
     memory.swap(memory_);
     vm.swap(vm_);
   }
+  snapshot_thread_.Join();
   vcpus.clear();
   devices.reset();
   ports_.reset();

@@ -16,6 +16,7 @@
 
 #include "base/event_loop.h"
 #include "base/result.h"
+#include "base/thread.h"
 #include "devices/console/ring.h"
 #include "kvm/fixups/fixups.h"
 #include "kvm/host_kind.h"
@@ -27,6 +28,8 @@
 #include "machine/machine.h"
 #include "machine/observer.h"
 #include "machine/port_io.h"
+#include "machine/snapshot.h"
+#include "machine/snapshot_store.h"
 #include "machine/stats.h"
 #include "machine/vcpu_thread.h"
 #include "memory/guest_memory.h"
@@ -41,11 +44,14 @@ class MachineCore final : public VcpuHost {
   MachineCore& operator=(const MachineCore&) = delete;
   ~MachineCore() override;
 
-  Result<> Build(const MachineConfig& config);
+  Result<> Build(MachineConfig config);
+  // Instead of Build(): from a snapshot. The machine is paused then.
+  Result<> Restore(const RestoreConfig& restore);
   void Start(Completion<> done);
   void Pause(Completion<> done);
   void Resume(Completion<> done);
   void Kill(Completion<> done);
+  void TakeSnapshot(SnapshotRequest request, Completion<SnapshotReport> done);
   void ConnectVsock(std::uint32_t port, Completion<UniqueFd> done);
   void ListenVsock(std::uint32_t port);
   void UnlistenVsock(std::uint32_t port);
@@ -55,7 +61,9 @@ class MachineCore final : public VcpuHost {
   // Frees all but the console ring. After Shut(), or after a failed Build().
   void TearDown();
 
-  // Any thread.
+  // Any thread. A save of memory that is under way, or will be, gives up: the machine
+  // is about to end.
+  void CancelSnapshot() { cancel_snapshot_.store(true); }
   [[nodiscard]] MachineState state() const { return state_.load(); }
   [[nodiscard]] MachineStats Stats() const;
   [[nodiscard]] std::vector<std::byte> ConsoleTail(std::size_t max_bytes) const;
@@ -66,8 +74,22 @@ class MachineCore final : public VcpuHost {
   void VcpuEnded(std::optional<ExitInfo> info) override;
 
  private:
-  Result<> BuildVm(const MachineConfig& config, HostKind host_kind);
-  Result<> BuildVcpus(const MachineConfig& config, HostKind host_kind);
+  Result<> BuildConsole();
+  Result<> BuildVm(GuestMemory memory, HostKind host_kind);
+  Result<> BuildVcpus(HostKind host_kind);
+  Result<> AddVcpu(KvmVcpu vcpu);
+  // Takes over the snapshot's configuration with the changes of `restore`.
+  Result<> Configure(const Snapshot& snapshot, const RestoreConfig& restore);
+  Result<> RestoreState(const Snapshot& snapshot);
+  Result<Snapshot> SaveState();
+  // Chooses between full and diff, and writes the memory file.
+  Result<SnapshotReport> SaveMemory(SnapshotKind kind, SnapshotWriter& writer, Snapshot& snapshot);
+  void OnPausedForSnapshot(Result<> paused);
+  // The vCPUs are paused: copies everything, and leaves the disk to a thread.
+  void SaveNow();
+  void FinishSnapshot(Result<SnapshotReport> result);
+  // Starts those that never ran, and lets the others go on.
+  Result<> RunVcpus();
   std::optional<ExitInfo> ServeEmulationFailure(KvmVcpu& vcpu, const EmulationFailure& failure);
   void OnVcpuPaused();
   void OnVcpuEnded(std::optional<ExitInfo> info);
@@ -77,6 +99,7 @@ class MachineCore final : public VcpuHost {
   void FinishStop();
   // Answers with ERR_MACHINE_STATE, naming what was wanted and what is.
   void RefuseState(Completion<> done, const char* operation) const;
+  [[nodiscard]] Error WrongState(const char* operation) const;
 
   EventLoop& loop_;
   MachineObserver& observer_;
@@ -95,6 +118,23 @@ class MachineCore final : public VcpuHost {
   std::unique_ptr<DeviceSet> devices_;
   std::unique_ptr<PortIo> ports_;
   std::vector<std::unique_ptr<VcpuThread>> vcpus_;
+
+  // Without the paths of kernel and initrd, which were only needed for Build().
+  MachineConfig config_;
+  // The names of memory_->layers().
+  std::vector<MemoryLayer> memory_layers_;
+  std::atomic<bool> cancel_snapshot_{false};
+  struct PendingSnapshot {
+    SnapshotKind kind;
+    SnapshotWriter writer;
+    Completion<SnapshotReport> done;
+    // The guest was running and goes on afterwards.
+    bool resume;
+    std::int64_t pause_began_ns;
+  };
+  // From TakeSnapshot() to its answer.
+  std::unique_ptr<PendingSnapshot> snapshot_;
+  Thread snapshot_thread_;
 
   std::size_t running_vcpus_ = 0;
   std::size_t paused_vcpus_ = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <utility>
+
 namespace embervm::machine {
 
 namespace {
@@ -55,6 +56,16 @@ std::optional<ExitInfo> PortIo::Write(const IoOut& out) {
     if (auto end = WriteOne(out.port, value); end.has_value()) return end;
   }
   return std::nullopt;
+}
+
+void PortIo::Save(StateWriter& writer) {
+  writer.Value<std::uint8_t>(panicked_.load() ? 1 : 0);
+  serial_->Save(writer);
+}
+
+Result<> PortIo::Restore(StateReader& reader) {
+  panicked_.store(reader.Flag());
+  return serial_->Restore(reader);
 }
 
 std::optional<ExitInfo> PortIo::WriteOne(std::uint16_t port, std::uint32_t value) {

@@ -9,6 +9,8 @@
 #include <memory>
 #include <optional>
 
+#include "base/result.h"
+#include "base/state_stream.h"
 #include "devices/serial/device.h"
 #include "kvm/vcpu_exit.h"
 #include "machine/observer.h"
@@ -24,6 +26,10 @@ class PortIo {
   void Read(const IoIn& in);
   // A value ends the machine with it.
   std::optional<ExitInfo> Write(const IoOut& out);
+
+  // While no vCPU runs.
+  void Save(StateWriter& writer);
+  Result<> Restore(StateReader& reader);
 
  private:
   std::optional<ExitInfo> WriteOne(std::uint16_t port, std::uint32_t value);

@@ -53,6 +53,9 @@ class VcpuThread {
 
   [[nodiscard]] bool started() const { return thread_.joinable(); }
 
+  // Device thread, while the vCPU is paused or was not started.
+  [[nodiscard]] KvmVcpu& vcpu() { return vcpu_; }
+
   // Any thread.
   [[nodiscard]] VcpuUsage Usage() const;
   // When the guest was first entered; absent before.

@@ -1,10 +1,12 @@
 #include "memory/guest_memory.h"
 
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include <algorithm>
-#include <array>
-#include <cstring>
+#include <cerrno>
+#include <string>
+#include <utility>
 
 #include "base/checked.h"
 
@@ -12,7 +14,10 @@ namespace embervm {
 
 namespace {
 
-constexpr std::uint64_t kPageSize = 4096;
+// A mapping per extent would cost more than it saves for small ones, and a process
+// has 65530 in all (vm.max_map_count).
+constexpr std::uint64_t kMinMappedExtent = std::uint64_t{64} * 1024;
+constexpr std::size_t kMaxMappedExtents = 1024;
 
 Error OutOfRange(GuestAddr addr, std::uint64_t len) {
   return Error("ERR_GUEST_ADDRESS", "guest range is not RAM")
@@ -20,28 +25,113 @@ Error OutOfRange(GuestAddr addr, std::uint64_t len) {
       .With("length", static_cast<std::int64_t>(len));
 }
 
+Error BadMemoryFile(std::string message) {
+  return Error("ERR_SNAPSHOT_INVALID", std::move(message));
+}
+
+Result<> CheckSize(std::uint64_t size) {
+  if (size != 0 && size % GuestMemory::kPageSize == 0) return {};
+  return std::unexpected(
+      Error("ERR_INVALID_CONFIG", "guest memory must be a positive multiple of 4096 bytes")
+          .With("bytes", static_cast<std::int64_t>(size)));
+}
+
+// A page past the end of a mapped file is a SIGBUS for whoever touches it.
+Result<> CheckFile(const GuestMemory::Layer& layer, std::uint64_t size) {
+  struct stat status{};
+  if (::fstat(layer.file.get(), &status) != 0) {
+    return std::unexpected(
+        Error::FromErrno("ERR_SNAPSHOT_INVALID", "fstat", errno, "the memory file"));
+  }
+  if (!S_ISREG(status.st_mode) || static_cast<std::uint64_t>(status.st_size) < size) {
+    return std::unexpected(
+        BadMemoryFile("the memory file of the snapshot is shorter than the guest's memory")
+            .With("bytes", status.st_size)
+            .With("expectedBytes", static_cast<std::int64_t>(size)));
+  }
+  for (const GuestMemory::Extent& extent : layer.extents) {
+    if (extent.length == 0 || extent.offset % GuestMemory::kPageSize != 0 ||
+        extent.length % GuestMemory::kPageSize != 0 ||
+        !RangeFits(extent.offset, extent.length, size)) {
+      return std::unexpected(BadMemoryFile("a part of the snapshot's memory is not in RAM"));
+    }
+  }
+  return {};
+}
+
+Result<> ReadInto(std::span<std::byte> bytes, int fd, std::uint64_t offset) {
+  while (!bytes.empty()) {
+    const ssize_t got = ::pread(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) {
+      return std::unexpected(
+          Error::FromErrno("ERR_SNAPSHOT_INVALID", "pread", errno, "the memory file"));
+    }
+    if (got == 0) return std::unexpected(BadMemoryFile("the memory file has become shorter"));
+    bytes = bytes.subspan(static_cast<std::size_t>(got));
+    offset += static_cast<std::uint64_t>(got);
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<GuestMemory> GuestMemory::Create(std::uint64_t size) {
-  if (size == 0 || size % kPageSize != 0) {
-    return std::unexpected(
-        Error("ERR_INVALID_CONFIG", "guest memory must be a positive multiple of 4096 bytes")
-            .With("bytes", static_cast<std::int64_t>(size)));
-  }
+  EMBERVM_TRY(CheckSize(size));
   EMBERVM_TRY_ASSIGN(Mapping mapping, Mapping::Create(size, PROT_READ | PROT_WRITE,
                                                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
                                                       -1, 0, "guest memory"));
+  return GuestMemory(std::move(mapping));
+}
+
+Result<GuestMemory> GuestMemory::FromFiles(std::uint64_t size, std::vector<Layer> layers) {
+  EMBERVM_TRY(CheckSize(size));
+  if (layers.empty() || !layers.front().extents.empty()) {
+    return std::unexpected(BadMemoryFile("the snapshot has no memory file that is whole"));
+  }
+  for (const Layer& layer : layers) EMBERVM_TRY(CheckFile(layer, size));
+  EMBERVM_TRY_ASSIGN(Mapping mapping,
+                     Mapping::Create(size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE,
+                                     layers.front().file.get(), 0, "guest memory of a snapshot"));
+  GuestMemory memory(std::move(mapping));
+  for (const Layer& layer : std::span(layers).subspan(1)) EMBERVM_TRY(memory.MapLayer(layer));
+  memory.layers_ = std::move(layers);
+  return memory;
+}
+
+GuestMemory::GuestMemory(Mapping mapping) : mapping_(std::move(mapping)) {
   // A core dump of the host process must not carry guests' memory, and a child
   // that Node forks has no use for a copy of it.
-  ::madvise(mapping.data(), mapping.size(), MADV_DONTDUMP);
-  ::madvise(mapping.data(), mapping.size(), MADV_DONTFORK);
+  ::madvise(mapping_.data(), mapping_.size(), MADV_DONTDUMP);
+  ::madvise(mapping_.data(), mapping_.size(), MADV_DONTFORK);
 
-  const std::uint64_t low = std::min(size, kGapStart);
-  std::vector<Region> regions{{.base = 0, .size = low, .host = mapping.data()}};
-  if (size > low) {
-    regions.push_back({.base = kGapEnd, .size = size - low, .host = mapping.data() + low});
+  const std::uint64_t low = std::min(size(), kGapStart);
+  regions_.push_back({.base = 0, .size = low, .host = mapping_.data()});
+  if (size() > low) {
+    regions_.push_back({.base = kGapEnd, .size = size() - low, .host = mapping_.data() + low});
   }
-  return GuestMemory(std::move(mapping), std::move(regions));
+}
+
+Result<> GuestMemory::MapLayer(const Layer& layer) {
+  std::size_t mapped = 0;
+  for (const Extent& extent : layer.extents) {
+    const std::span<std::byte> place = bytes().subspan(extent.offset, extent.length);
+    if (extent.length < kMinMappedExtent || mapped == kMaxMappedExtents) {
+      EMBERVM_TRY(ReadInto(place, layer.file.get(), extent.offset));
+      continue;
+    }
+    ++mapped;
+    // Replaces part of our own mapping, which takes it down with the rest.
+    if (::mmap(place.data(), place.size(), PROT_READ | PROT_WRITE,
+               MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, layer.file.get(),
+               static_cast<off_t>(extent.offset)) == MAP_FAILED) {
+      return std::unexpected(
+          Error::FromErrno("ERR_OUT_OF_MEMORY", "mmap", errno, "guest memory of a snapshot"));
+    }
+    ::madvise(place.data(), place.size(), MADV_DONTDUMP);
+    ::madvise(place.data(), place.size(), MADV_DONTFORK);
+  }
+  return {};
 }
 
 std::optional<std::span<std::byte>> GuestMemory::Slice(GuestAddr addr, std::uint64_t len) const {

@@ -11,6 +11,7 @@
 
 #include "base/mapping.h"
 #include "base/result.h"
+#include "base/unique_fd.h"
 
 namespace embervm {
 
@@ -24,14 +25,31 @@ class GuestMemory {
     std::byte* host;
   };
 
+  // Part of RAM by its place in bytes(); whole pages.
+  struct Extent {
+    std::uint64_t offset;
+    std::uint64_t length;
+  };
+  // A file as long as RAM, of which these parts are meant; none: all of it.
+  struct Layer {
+    UniqueFd file;
+    std::vector<Extent> extents;
+  };
+
   // RAM ends at 3 GiB and goes on at 4 GiB: the gap holds the devices' registers,
   // the interrupt controllers and KVM's TSS pages.
   static constexpr GuestAddr kGapStart = 0xc000'0000;
   static constexpr GuestAddr kGapEnd = 0x1'0000'0000;
+  static constexpr std::uint64_t kPageSize = 4096;
 
   // Anonymous private memory, reserved but not committed; `size` is a multiple
   // of the page size.
   static Result<GuestMemory> Create(std::uint64_t size);
+  // The same with the content of files, the first of which is meant whole and each
+  // later one lies over those before. Nothing is read now, and nothing is ever
+  // written to the files, which must not become shorter while they are mapped:
+  // ERR_SNAPSHOT_INVALID when one is too short already, or an extent is not in RAM.
+  static Result<GuestMemory> FromFiles(std::uint64_t size, std::vector<Layer> layers);
 
   GuestMemory(GuestMemory&&) = default;
   GuestMemory& operator=(GuestMemory&&) = default;
@@ -46,16 +64,21 @@ class GuestMemory {
   Result<> Fill(GuestAddr addr, std::uint64_t len, std::byte value) const;
 
   [[nodiscard]] const std::vector<Region>& regions() const { return regions_; }
+  // All of RAM, region after region: the order of a memory file.
+  [[nodiscard]] std::span<std::byte> bytes() const { return mapping_.bytes(); }
+  // What FromFiles() took; empty for memory that began as zeroes.
+  [[nodiscard]] const std::vector<Layer>& layers() const { return layers_; }
   [[nodiscard]] std::uint64_t size() const { return mapping_.size(); }
   // Bytes that are resident on the host, by mincore(2).
   [[nodiscard]] std::uint64_t ResidentBytes() const;
 
  private:
-  GuestMemory(Mapping mapping, std::vector<Region> regions)
-      : mapping_(std::move(mapping)), regions_(std::move(regions)) {}
+  explicit GuestMemory(Mapping mapping);
+  Result<> MapLayer(const Layer& layer);
 
   Mapping mapping_;
   std::vector<Region> regions_;
+  std::vector<Layer> layers_;
 };
 
 }  // namespace embervm

@@ -26,6 +26,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(data.release());
   exports.Set("version", EMBERVM_VERSION);
   exports.Set("createMachine", Napi::Function::New<&MachineWrap::CreateMachine>(env));
+  exports.Set("restoreMachine", Napi::Function::New<&MachineWrap::RestoreMachine>(env));
   exports.Set("probeHost", Napi::Function::New<&ProbeHost>(env));
   exports.Set("lockFile", Napi::Function::New<&LockFile>(env));
   exports.Set("isFileLocked", Napi::Function::New<&IsFileLocked>(env));

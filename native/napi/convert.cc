@@ -97,6 +97,19 @@ Napi::Object ToJs(Napi::Env env, const machine::MachineStats& stats) {
   return object;
 }
 
+Napi::Object ToJs(Napi::Env env, const machine::SnapshotReport& report) {
+  const auto object = Napi::Object::New(env);
+  object.Set("kind", std::string(ToString(report.kind)));
+  object.Set("pauseNs", static_cast<double>(report.pause_ns));
+  object.Set("memoryBytes", Count(env, report.memory_bytes));
+  object.Set("stateBytes", Count(env, report.state_bytes));
+  return object;
+}
+
+std::string_view ToString(machine::SnapshotKind kind) {
+  return kind == machine::SnapshotKind::kFull ? "full" : "diff";
+}
+
 Napi::Object ToJs(Napi::Env env, const machine::HostReport& report) {
   const auto object = Napi::Object::New(env);
   object.Set("kvm", report.kvm);

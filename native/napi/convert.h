@@ -27,10 +27,14 @@ void Throw(Napi::Env env, const Error& error);
 Napi::Object ToJs(Napi::Env env, const std::vector<std::pair<std::string, Error::Value>>& context);
 Napi::Object ToJs(Napi::Env env, const machine::MachineStats& stats);
 Napi::Object ToJs(Napi::Env env, const machine::HostReport& report);
+Napi::Object ToJs(Napi::Env env, const machine::SnapshotReport& report);
+std::string_view ToString(machine::SnapshotKind kind);
 std::string_view ToString(machine::MachineState state);
 std::string_view ToString(machine::ExitReason reason);
 
 Result<machine::MachineConfig> MachineConfigFromJs(const Napi::Value& value);
+Result<machine::RestoreConfig> RestoreConfigFromJs(const Napi::Value& value);
+Result<machine::SnapshotRequest> SnapshotRequestFromJs(const Napi::Value& value);
 // A vsock port: an integer from 0 to 2^32 - 1.
 Result<std::uint32_t> PortFromJs(const Napi::Value& value);
 

@@ -93,6 +93,46 @@ Result<machine::MachineConfig> MachineConfigFromJs(const Napi::Value& value) {
   return config;
 }
 
+Result<machine::RestoreConfig> RestoreConfigFromJs(const Napi::Value& value) {
+  if (!value.IsObject()) return std::unexpected(WrongType("config", "an object"));
+  const auto object = value.As<Napi::Object>();
+  constexpr std::uint64_t kMaxU32 = std::numeric_limits<std::uint32_t>::max();
+  machine::RestoreConfig config;
+  EMBERVM_TRY_ASSIGN(config.directory, GetString(object, "directory"));
+  const Napi::Value drives = object.Get("drives");
+  if (!drives.IsArray()) return std::unexpected(WrongType("drives", "an array"));
+  const auto array = drives.As<Napi::Array>();
+  for (std::uint32_t i = 0; i < array.Length(); ++i) {
+    const Napi::Value item = array.Get(i);
+    if (!item.IsObject()) return std::unexpected(WrongType("drives[]", "an object"));
+    machine::RestoreConfig::Drive drive;
+    EMBERVM_TRY_ASSIGN(drive.id, GetString(item.As<Napi::Object>(), "id"));
+    EMBERVM_TRY_ASSIGN(drive.path, GetString(item.As<Napi::Object>(), "path"));
+    config.drives.push_back(std::move(drive));
+  }
+  if (!object.Get("vsockCid").IsUndefined()) {
+    EMBERVM_TRY_ASSIGN(config.vsock_cid, GetInteger(object, "vsockCid", kMaxU32));
+  }
+  if (!object.Get("consoleBytes").IsUndefined()) {
+    EMBERVM_TRY_ASSIGN(config.console_bytes, GetInteger(object, "consoleBytes", kMaxU32));
+  }
+  return config;
+}
+
+Result<machine::SnapshotRequest> SnapshotRequestFromJs(const Napi::Value& value) {
+  if (!value.IsObject()) return std::unexpected(WrongType("request", "an object"));
+  const auto object = value.As<Napi::Object>();
+  machine::SnapshotRequest request;
+  EMBERVM_TRY_ASSIGN(request.directory, GetString(object, "directory"));
+  EMBERVM_TRY_ASSIGN(const std::string kind, GetString(object, "kind"));
+  for (const auto known : {machine::SnapshotKind::kFull, machine::SnapshotKind::kDiff}) {
+    if (kind != ToString(known)) continue;
+    request.kind = known;
+    return request;
+  }
+  return std::unexpected(WrongType("kind", "full or diff"));
+}
+
 Result<std::uint32_t> PortFromJs(const Napi::Value& value) {
   EMBERVM_TRY_ASSIGN(const std::uint64_t port,
                      ToInteger(value, "port", std::numeric_limits<std::uint32_t>::max()));

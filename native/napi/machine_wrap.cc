@@ -30,6 +30,7 @@ Napi::Function MachineWrap::DefineClass(Napi::Env env) {
                                      InstanceMethod<&MachineWrap::Resume>("resume"),
                                      InstanceMethod<&MachineWrap::Kill>("kill"),
                                      InstanceMethod<&MachineWrap::Close>("close"),
+                                     InstanceMethod<&MachineWrap::Snapshot>("snapshot"),
                                      InstanceMethod<&MachineWrap::ConnectVsock>("connectVsock"),
                                      InstanceMethod<&MachineWrap::ListenVsock>("listenVsock"),
                                      InstanceMethod<&MachineWrap::UnlistenVsock>("unlistenVsock"),
@@ -56,7 +57,29 @@ Napi::Value MachineWrap::CreateMachine(const Napi::CallbackInfo& info) {
   }
   auto config = MachineConfigFromJs(info[0]);
   if (!config.has_value()) return Rejected(env, config.error());
+  return Launch(info,
+                [config = std::move(config).value()](machine::MachineObserver& observer,
+                                                     machine::Machine::Callback created) mutable {
+                  return machine::Machine::Create(std::move(config), observer, std::move(created));
+                });
+}
 
+Napi::Value MachineWrap::RestoreMachine(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (info.Length() < 2 || !info[1].IsFunction()) {
+    return Rejected(env, Error("ERR_INTERNAL", "restoreMachine(config, onEvents)"));
+  }
+  auto config = RestoreConfigFromJs(info[0]);
+  if (!config.has_value()) return Rejected(env, config.error());
+  return Launch(info,
+                [config = std::move(config).value()](machine::MachineObserver& observer,
+                                                     machine::Machine::Callback created) mutable {
+                  return machine::Machine::Restore(std::move(config), observer, std::move(created));
+                });
+}
+
+Napi::Value MachineWrap::Launch(const Napi::CallbackInfo& info, Maker maker) {
+  const Napi::Env env = info.Env();
   auto* const data = env.GetInstanceData<AddonData>();
   data->constructing_machine = true;
   const Napi::Object object = data->machine_class.New({});
@@ -73,9 +96,8 @@ Napi::Value MachineWrap::CreateMachine(const Napi::CallbackInfo& info) {
   wrap->relay_->SetQueue(wrap->queue_);
 
   const auto deferred = Napi::Promise::Deferred::New(env);
-  auto created = machine::Machine::Create(
-      std::move(config).value(), *wrap->relay_,
-      [wrap, queue = wrap->queue_, deferred](Result<> result) mutable {
+  auto created =
+      maker(*wrap->relay_, [wrap, queue = wrap->queue_, deferred](Result<> result) mutable {
         queue->Post([wrap, deferred, result = std::move(result)](Napi::Env job_env) {
           wrap->queue_->Unhold(job_env);
           if (result.has_value()) {
@@ -200,6 +222,27 @@ void MachineWrap::UpdateHold(Napi::Env env) {
   } else {
     queue_->Unhold(env);
   }
+}
+
+Napi::Value MachineWrap::Snapshot(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  auto request = SnapshotRequestFromJs(info[0]);
+  if (!request.has_value()) return Rejected(env, request.error());
+  if (machine_ == nullptr) return Rejected(env, Closed());
+  const auto deferred = Napi::Promise::Deferred::New(env);
+  queue_->Hold(env);
+  machine_->Snapshot(std::move(request).value(),
+                     [this, queue = queue_, deferred](Result<machine::SnapshotReport> report) {
+                       queue->Post([this, deferred, report = std::move(report)](Napi::Env job_env) {
+                         queue_->Unhold(job_env);
+                         if (report.has_value()) {
+                           deferred.Resolve(ToJs(job_env, *report));
+                         } else {
+                           deferred.Reject(ToJs(job_env, report.error()));
+                         }
+                       });
+                     });
+  return deferred.Promise();
 }
 
 Napi::Value MachineWrap::ConnectVsock(const Napi::CallbackInfo& info) {

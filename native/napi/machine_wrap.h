@@ -20,6 +20,8 @@ class MachineWrap : public Napi::ObjectWrap<MachineWrap> {
   static Napi::Function DefineClass(Napi::Env env);
   // createMachine(config, onEvents): Promise<NativeMachine>
   static Napi::Value CreateMachine(const Napi::CallbackInfo& info);
+  // restoreMachine(config, onEvents): Promise<NativeMachine>
+  static Napi::Value RestoreMachine(const Napi::CallbackInfo& info);
 
   // Only CreateMachine constructs: a call from JS throws.
   explicit MachineWrap(const Napi::CallbackInfo& info);
@@ -34,6 +36,7 @@ class MachineWrap : public Napi::ObjectWrap<MachineWrap> {
   Napi::Value Resume(const Napi::CallbackInfo& info);
   Napi::Value Kill(const Napi::CallbackInfo& info);
   Napi::Value Close(const Napi::CallbackInfo& info);
+  Napi::Value Snapshot(const Napi::CallbackInfo& info);
   Napi::Value ConnectVsock(const Napi::CallbackInfo& info);
   void ListenVsock(const Napi::CallbackInfo& info);
   void UnlistenVsock(const Napi::CallbackInfo& info);
@@ -41,6 +44,11 @@ class MachineWrap : public Napi::ObjectWrap<MachineWrap> {
   Napi::Value Stats(const Napi::CallbackInfo& info);
   void Reference(const Napi::CallbackInfo& info);
   void Unreference(const Napi::CallbackInfo& info);
+
+  // Makes the wrapped object around the machine that `maker` makes.
+  using Maker = std::move_only_function<Result<std::unique_ptr<machine::Machine>>(
+      machine::MachineObserver& observer, machine::Machine::Callback created)>;
+  static Napi::Value Launch(const Napi::CallbackInfo& info, Maker maker);
 
   // Runs one operation of the machine as a promise of undefined.
   Napi::Value RunAsync(Napi::Env env, const Operation& operation);

@@ -71,6 +71,14 @@ class Device {
   virtual void Notify(std::uint16_t queue) = 0;
   // Forgets the driver and drops work in flight; the context dies after this call.
   virtual void Reset() = 0;
+
+  // The guest is paused and will be saved with all that the rings hold: when this
+  // returns, nothing is in flight and what the device keeps elsewhere is as the guest
+  // believes it to be.
+  virtual Result<> BeforeSave() { return {}; }
+  // The guest was continued from a snapshot, with this device in the place of the one
+  // that it had; Activate() came before, where it had a driver. No vCPU runs yet.
+  virtual void AfterRestore() {}
 };
 
 // What one chain takes from the budget of a turn: one unit, and one for each 64 KiB, so

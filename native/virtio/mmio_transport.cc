@@ -4,7 +4,9 @@
 #include <sys/eventfd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <string>
 #include <utility>
 
 #include "base/bytes.h"
@@ -17,6 +19,10 @@ constexpr std::uint32_t kStatusProgress =
     kStatusAcknowledge | kStatusDriver | kStatusFeaturesOk | kStatusDriverOk;
 constexpr unsigned kWordBits = 32;
 constexpr std::uint64_t kLowWord = 0xffff'ffff;
+
+// Those that are not derived from what the driver set up.
+constexpr std::array<std::uint64_t, 3> kSavedRegisters{kRegStatus, kRegInterruptStatus,
+                                                       kRegConfigGeneration};
 
 Result<UniqueFd> MakeEventFd() {
   UniqueFd fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -325,31 +331,39 @@ void MmioTransport::ReleaseWaiters() {
   if (current_wait_) current_wait_->Abandon();
 }
 
-void MmioTransport::ActivateDevice(std::span<const QueueConfig> configs, std::uint64_t features) {
-  Device& device = *device_.load(std::memory_order_relaxed);
+Result<> MmioTransport::TryActivate(std::span<const QueueConfig> configs, std::uint64_t features,
+                                    std::span<const QueuePosition> positions) {
+  ++activation_;
+  failed_ = false;
+  queues_.clear();
   const auto activate = [&]() -> Result<> {
-    for (const QueueConfig& config : configs) {
-      EMBERVM_TRY_ASSIGN(const Queue queue, Queue::Create(memory_, config, features));
+    for (std::size_t index = 0; index < configs.size(); ++index) {
+      const QueuePosition position = positions.empty() ? QueuePosition{} : positions[index];
+      EMBERVM_TRY_ASSIGN(const Queue queue,
+                         Queue::Create(memory_, configs[index], features, position));
       queues_.push_back(queue);
     }
     context_.emplace(DeviceContext{
         .memory = memory_, .loop = loop_, .host = *this, .queues = queues_, .features = features});
-    return device.Activate(*context_);
+    return device_.load(std::memory_order_relaxed)->Activate(*context_);
   };
-  ++activation_;
-  failed_ = false;
-  queues_.clear();
-  const Result<> activated = activate();
+  Result<> activated = activate();
   if (!activated.has_value()) {
     context_.reset();
     queues_.clear();
-    Word(kRegStatus).fetch_or(kStatusNeedsReset, std::memory_order_acq_rel);
-    Signal(kInterruptConfig);
-    if (on_failure_) on_failure_(device, activated.error());
-    return;
+    return activated;
   }
   // A notification may have come before the device was ready for it.
   for (const UniqueFd& fd : notify_fds_) SignalEventFd(fd);
+  return {};
+}
+
+void MmioTransport::ActivateDevice(std::span<const QueueConfig> configs, std::uint64_t features) {
+  const Result<> activated = TryActivate(configs, features, {});
+  if (activated.has_value()) return;
+  Word(kRegStatus).fetch_or(kStatusNeedsReset, std::memory_order_acq_rel);
+  Signal(kInterruptConfig);
+  if (on_failure_) on_failure_(*device_.load(std::memory_order_relaxed), activated.error());
 }
 
 void MmioTransport::DeactivateDevice() {
@@ -398,6 +412,86 @@ void MmioTransport::Fail(Error error) {
   loop_.Post([this, activation = activation_] {
     if (activation == activation_) DeactivateDevice();
   });
+}
+
+void MmioTransport::Save(StateWriter& writer) {
+  const Device* const device = device_.load(std::memory_order_acquire);
+  writer.Value<std::uint32_t>(device == nullptr ? kDeviceIdNone : device->type());
+  if (device == nullptr) return;
+  // No vCPU is in a register access, so nobody holds the lock or waits for it.
+  const std::lock_guard lock(mutex_);
+  for (const std::uint64_t offset : kSavedRegisters) writer.Value(Word(offset).load());
+  writer.Value(driver_.device_features_sel);
+  writer.Value(driver_.driver_features_sel);
+  writer.Value(driver_.queue_sel);
+  writer.Value(driver_.driver_features);
+  // A device that failed is as good as reset: its driver knows by the status.
+  const bool active = context_.has_value() && !failed_;
+  writer.Value<std::uint8_t>(active ? 1 : 0);
+  writer.Value(static_cast<std::uint64_t>(driver_.queues.size()));
+  for (std::size_t index = 0; index < driver_.queues.size(); ++index) {
+    const QueueConfig& queue = driver_.queues[index];
+    writer.Value(queue.max_size);
+    writer.Value(queue.size);
+    writer.Value<std::uint8_t>(queue.ready ? 1 : 0);
+    writer.Value(queue.descriptor_table);
+    writer.Value(queue.driver_ring);
+    writer.Value(queue.device_ring);
+    const QueuePosition position = active ? queues_[index].position() : QueuePosition{};
+    writer.Value(position.next_avail);
+    writer.Value(position.next_used);
+  }
+}
+
+Result<> MmioTransport::Restore(StateReader& reader) {
+  const Device* const device = device_.load(std::memory_order_acquire);
+  const std::uint32_t type = device == nullptr ? kDeviceIdNone : device->type();
+  if (reader.Value<std::uint32_t>() != type) {
+    return std::unexpected(InvalidState("a slot has another kind of device"));
+  }
+  if (device == nullptr) return {};
+  const std::lock_guard lock(mutex_);
+  std::array<std::uint32_t, kSavedRegisters.size()> registers{};
+  for (std::uint32_t& value : registers) value = reader.Value<std::uint32_t>();
+  DriverState driver;
+  driver.device_features_sel = reader.Value<std::uint32_t>();
+  driver.driver_features_sel = reader.Value<std::uint32_t>();
+  driver.queue_sel = reader.Value<std::uint32_t>();
+  driver.driver_features = reader.Value<std::uint64_t>();
+  const bool active = reader.Flag();
+  std::vector<QueuePosition> positions;
+  if (reader.Value<std::uint64_t>() != driver_.queues.size()) reader.Fail();
+  for (const QueueConfig& own : driver_.queues) {
+    QueueConfig queue;
+    queue.max_size = reader.Value<std::uint16_t>();
+    queue.size = reader.Value<std::uint16_t>();
+    queue.ready = reader.Flag();
+    queue.descriptor_table = reader.Value<GuestAddr>();
+    queue.driver_ring = reader.Value<GuestAddr>();
+    queue.device_ring = reader.Value<GuestAddr>();
+    if (queue.max_size != own.max_size) reader.Fail();
+    driver.queues.push_back(queue);
+    QueuePosition position;
+    position.next_avail = reader.Value<std::uint16_t>();
+    position.next_used = reader.Value<std::uint16_t>();
+    positions.push_back(position);
+  }
+  if (!reader.ok()) return std::unexpected(InvalidState("a virtio device"));
+  if ((driver.driver_features & ~OfferedFeatures(*device)) != 0) {
+    return std::unexpected(Error("ERR_SNAPSHOT_MISMATCH",
+                                 "the guest uses features of its " + std::string(device->name()) +
+                                     " device that the one it gets does not have")
+                               .With("device", std::string(device->name())));
+  }
+  driver_ = std::move(driver);
+  for (std::size_t index = 0; index < registers.size(); ++index) {
+    Word(kSavedRegisters.at(index)).store(registers.at(index), std::memory_order_release);
+  }
+  RefreshSelected(*device);
+  if (active) EMBERVM_TRY(TryActivate(driver_.queues, driver_.driver_features, positions));
+  // The line may have been on its way when the interrupt controllers were saved.
+  if (Word(kRegInterruptStatus).load() != 0) SignalEventFd(irq_fd_);
+  return {};
 }
 
 }  // namespace embervm::virtio

@@ -24,6 +24,7 @@
 #include "base/event_loop.h"
 #include "base/mapping.h"
 #include "base/result.h"
+#include "base/state_stream.h"
 #include "base/unique_fd.h"
 #include "memory/guest_memory.h"
 #include "virtio/abi.h"
@@ -55,6 +56,15 @@ class MmioTransport final : private DeviceHost {
   // returns when the device thread has activated or reset the device.
   void Read(std::uint64_t offset, std::span<std::byte> data);
   void Write(std::uint64_t offset, std::span<const std::byte> data);
+
+  // Device thread, while no vCPU runs: the driver's set-up, the registers, and where
+  // the device is in its queues. What the rings hold is in guest memory. The device
+  // itself keeps nothing (see Device::BeforeSave() and AfterRestore()).
+  void Save(StateWriter& writer);
+  // Before any vCPU runs, on a slot with the device of the saved one's type, after
+  // guest memory and the interrupt controllers were restored. Interrupts and
+  // notifications that were on their way are raised again.
+  Result<> Restore(StateReader& reader);
 
   // Any thread. Releases vCPU threads that wait for the device thread, now and from
   // now on: call it when the loop is stopped before the vCPU threads have ended.
@@ -108,6 +118,9 @@ class MmioTransport final : private DeviceHost {
 
   // Device thread.
   void ActivateDevice(std::span<const QueueConfig> configs, std::uint64_t features);
+  // `positions` is empty for a driver that just came.
+  Result<> TryActivate(std::span<const QueueConfig> configs, std::uint64_t features,
+                       std::span<const QueuePosition> positions);
   void DeactivateDevice();
   void OnNotify(std::uint16_t queue);
   void Signal(std::uint32_t cause);

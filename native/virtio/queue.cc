@@ -230,13 +230,23 @@ void Queue::DisableNotifications() {
   }
 }
 
-bool Queue::EnableNotifications() {
+void Queue::NotifyFrom(std::uint16_t index) {
   if (event_idx_) {
     const std::size_t avail_event = DeviceRingBytes(size_) - kEventIndexBytes;
-    Word16(device_ring_, avail_event).store(position_.next_avail, std::memory_order_relaxed);
+    Word16(device_ring_, avail_event).store(index, std::memory_order_relaxed);
   } else {
     Word16(device_ring_, kRingFlags).store(0, std::memory_order_relaxed);
   }
+}
+
+std::uint16_t Queue::NotifyOfMore() {
+  const std::uint16_t index = LoadAvailIndex();
+  NotifyFrom(index);
+  return index;
+}
+
+bool Queue::EnableNotifications() {
+  NotifyFrom(position_.next_avail);
   // Pairs with the driver's full barrier between storing the available index and reading
   // avail_event (or the flags): either it notifies, or we see its index (§2.7.10).
   std::atomic_thread_fence(std::memory_order_seq_cst);

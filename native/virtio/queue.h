@@ -61,6 +61,13 @@ class Queue {
   // meanwhile: its notification may be lost, so the caller drains again.
   [[nodiscard]] bool EnableNotifications();
 
+  // Asks for a notification when the driver makes more available than it has so far,
+  // also while the device leaves what there is. Returns AvailableIndex().
+  std::uint16_t NotifyOfMore();
+  // How many buffers the driver has made available since the start, modulo 2^16: its
+  // own word, unchecked.
+  [[nodiscard]] std::uint16_t AvailableIndex() const { return LoadAvailIndex(); }
+
   [[nodiscard]] std::uint16_t size() const { return size_; }
   [[nodiscard]] const QueuePosition& position() const { return position_; }
   // Chains that broke the rules; they were given back with length 0.
@@ -75,6 +82,7 @@ class Queue {
   bool WalkIndirect(Chain& chain, const Descriptor& table) const;
   bool AppendDescriptor(Chain& chain, const Descriptor& descriptor) const;
   [[nodiscard]] std::uint16_t LoadAvailIndex() const;
+  void NotifyFrom(std::uint16_t index);
   [[nodiscard]] std::size_t Slot(std::uint16_t index) const { return index & (size_ - 1U); }
 
   const GuestMemory* memory_;

@@ -76,6 +76,12 @@ void BlockDevice::Notify(std::uint16_t queue) {
   });
 }
 
+Result<> BlockDevice::BeforeSave() {
+  if (disk_.read_only() || disk_.Flush()) return {};
+  return std::unexpected(
+      Error("ERR_DRIVE_ACCESS", "the drive's file could not be written out").With("device", name_));
+}
+
 void BlockDevice::Count(const BlockResult& result) {
   if (result.status != block::Status::kOk) {
     Add(counters_.errors, 1);

@@ -39,6 +39,10 @@ class BlockDevice final : public virtio::Device {
   Result<> Activate(const virtio::DeviceContext& context) override;
   void Notify(std::uint16_t queue) override;
   void Reset() override { context_ = nullptr; }
+  // Requests end before Notify() returns, so only the host's cache is left to write.
+  Result<> BeforeSave() override;
+
+  [[nodiscard]] std::uint64_t size() const { return disk_.size(); }
 
   // Any thread.
   [[nodiscard]] Counters counters() const;

@@ -149,4 +149,28 @@ void SerialDevice::RaiseTransmitEmpty() {
   [[maybe_unused]] const ssize_t written = ::write(irq_fd_.get(), &one, sizeof(one));
 }
 
+void SerialDevice::Save(StateWriter& writer) {
+  const std::lock_guard lock(mutex_);
+  for (const std::uint8_t value : {interrupt_enable_, fifo_control_, line_control_, modem_control_,
+                                   scratch_, divisor_low_, divisor_high_}) {
+    writer.Value(value);
+  }
+  writer.Value<std::uint8_t>(transmit_empty_pending_ ? 1 : 0);
+}
+
+Result<> SerialDevice::Restore(StateReader& reader) {
+  const std::lock_guard lock(mutex_);
+  for (std::uint8_t* const value : {&interrupt_enable_, &fifo_control_, &line_control_,
+                                    &modem_control_, &scratch_, &divisor_low_, &divisor_high_}) {
+    *value = reader.Value<std::uint8_t>();
+  }
+  const bool pending = reader.Flag();
+  if (!reader.ok()) return std::unexpected(InvalidState("the serial port"));
+  interrupt_enable_ &= kEnableMask;
+  modem_control_ &= kModemControlMask;
+  // A driver that waits for it would wait for ever.
+  if (pending) RaiseTransmitEmpty();
+  return {};
+}
+
 }  // namespace embervm::devices

@@ -9,6 +9,7 @@
 #include <mutex>
 
 #include "base/result.h"
+#include "base/state_stream.h"
 #include "base/unique_fd.h"
 #include "devices/console/ring.h"
 
@@ -30,6 +31,10 @@ class SerialDevice {
   // and ignore writes. Any thread.
   [[nodiscard]] std::uint8_t Read(std::uint16_t offset);
   void Write(std::uint16_t offset, std::uint8_t value);
+
+  // While no vCPU runs. A restored port raises an interrupt that was pending again.
+  void Save(StateWriter& writer);
+  Result<> Restore(StateReader& reader);
 
   // The machine may bind it to kIrq (edge): the transmitter-empty interrupt.
   [[nodiscard]] int irq_fd() const { return irq_fd_.get(); }

@@ -41,11 +41,16 @@ void VsockDevice::Reset() {
   muxer_.SetActive(false);
   muxer_.DropAll();
   context_ = nullptr;
+  unhandled_reset_.reset();
 }
 
 void VsockDevice::Notify(std::uint16_t queue) {
-  // Nothing is ever waiting for buffers in the event queue.
-  if (queue != vsock::kEventQueue) Service(queue == vsock::kTxQueue);
+  if (queue != vsock::kEventQueue) return Service(queue == vsock::kTxQueue);
+  // Buffers in the event queue matter only as the answer to a reset.
+  if (!unhandled_reset_ || context_ == nullptr) return;
+  if (context_->queues[vsock::kEventQueue].AvailableIndex() == *unhandled_reset_) return;
+  unhandled_reset_.reset();
+  Service(/*drain_transmit=*/false);
 }
 
 void VsockDevice::Service(bool drain_transmit) {
@@ -53,7 +58,7 @@ void VsockDevice::Service(bool drain_transmit) {
   servicing_ = true;
   Result<> done;
   if (drain_transmit) done = DrainTransmitQueue();
-  if (done.has_value()) done = FillReceiveQueue();
+  if (done.has_value() && !unhandled_reset_) done = FillReceiveQueue();
   servicing_ = false;
 
   const bool received = context_->queues[vsock::kRxQueue].PublishUsed();
@@ -128,7 +133,7 @@ Result<> VsockDevice::FillReceiveQueue() {
   return {};
 }
 
-void VsockDevice::SendTransportReset() {
+void VsockDevice::AfterRestore() {
   muxer_.DropAll();
   if (context_ == nullptr) return;
   virtio::Queue& queue = context_->queues[vsock::kEventQueue];
@@ -142,6 +147,8 @@ void VsockDevice::SendTransportReset() {
   const std::uint32_t event = vsock::kEventTransportReset;
   const bool fits = virtio::WriteStruct((*chain)->writable(), 0, event);
   queue.AddUsed((*chain)->head(), fits ? sizeof(event) : 0);
+  // The driver gives the buffer back when it has closed its streams.
+  if (fits) unhandled_reset_ = queue.NotifyOfMore();
   if (queue.PublishUsed()) context_->host.SignalQueues();
 }
 

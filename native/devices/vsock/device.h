@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 
 #include "base/event_loop.h"
 #include "base/result.h"
@@ -20,9 +21,6 @@ class VsockDevice final : public virtio::Device {
 
   // Loop thread: Connect(), Listen(), Unlisten().
   [[nodiscard]] VsockMuxer& muxer() { return muxer_; }
-  // Loop thread. Drops every connection and tells the driver that it was moved to
-  // another host: after a restore.
-  void SendTransportReset();
   // Any thread.
   [[nodiscard]] VsockMuxer::Counters counters() const { return muxer_.counters(); }
 
@@ -34,6 +32,8 @@ class VsockDevice final : public virtio::Device {
   Result<> Activate(const virtio::DeviceContext& context) override;
   void Notify(std::uint16_t queue) override;
   void Reset() override;
+  // Tells the driver that its streams are gone (virtio 1.2 §5.10.6.6).
+  void AfterRestore() override;
 
  private:
   [[nodiscard]] Result<> DrainTransmitQueue();
@@ -48,6 +48,10 @@ class VsockDevice final : public virtio::Device {
   const virtio::DeviceContext* context_ = nullptr;
   // A handler of the muxer may ask for output while packets are being moved.
   bool servicing_ = false;
+  // Set while the driver has not handled the event of a transport reset, to the event
+  // queue's index when it was sent: a stream that is opened before it has would fall to
+  // that event, too, so nothing is sent to the guest until then.
+  std::optional<std::uint16_t> unhandled_reset_;
 };
 
 }  // namespace embervm::devices
