@@ -12,6 +12,7 @@ import {
   PowerOffRequest,
   ResizeRequest,
   ResizeResponse,
+  RestoredRequest,
   SetUpRootRequest,
   SignalRequest,
   SignalResponse,
@@ -57,6 +58,16 @@ export interface RootSetUp {
   restricted: boolean;
 }
 
+/** What makes a machine that goes on from a snapshot differ from others that do. */
+export interface Renewal {
+  /** 32 to 512 bytes of the host's randomness, for this machine alone. */
+  randomSeed: Uint8Array;
+  /** The time of day in ns. */
+  realtimeNs: bigint;
+  /** Absent: as it is. */
+  hostname?: string | undefined;
+}
+
 /** Unary calls on the control channel. */
 export class AgentClient {
   readonly #client: TtrpcClient;
@@ -98,6 +109,13 @@ export class AgentClient {
       sharedBytes: Number(memory.sharedBytes),
       bufferBytes: Number(memory.bufferBytes),
     };
+  }
+
+  /** After a restore: to be called before anything is started in the guest. */
+  async restored(renewal: Renewal, options?: CallOptions): Promise<void> {
+    const { randomSeed, realtimeNs, hostname = '' } = renewal;
+    const request = encode(RestoredRequest, { randomSeed, realtimeNs, hostname });
+    await this.#client.call(AGENT_SERVICE, 'Restored', request, options);
   }
 
   /** Ends every process within the grace, syncs and powers off. Answered before the end. */

@@ -10,6 +10,7 @@
 #include "limits.h"
 #include "messages.h"
 #include "poweroff.h"
+#include "restored.h"
 #include "root.h"
 #include "server.h"
 
@@ -61,6 +62,22 @@ static void get_memory(const struct call* call) {
   call_reply(call, &response.base);
 }
 
+static void restored(const struct call* call) {
+  const RestoredRequest* request =
+      call_decode(call, &embervm__agent__v1__restored_request__descriptor);
+  if (request == NULL) {
+    return;
+  }
+  struct text reason;
+  const int code = restored_apply(request, &reason);
+  if (code != 0) {
+    call_fail(call, (enum ttrpc_code)code, reason.data);
+    return;
+  }
+  const RestoredResponse response = EMBERVM__AGENT__V1__RESTORED_RESPONSE__INIT;
+  call_reply(call, &response.base);
+}
+
 static void power_off(const struct call* call) {
   const PowerOffRequest* request =
       call_decode(call, &embervm__agent__v1__power_off_request__descriptor);
@@ -104,6 +121,7 @@ const struct method server_methods[] = {
     {AGENT_SERVICE, "GetInfo", get_info},
     {AGENT_SERVICE, "SetUpRoot", set_up_root},
     {AGENT_SERVICE, "GetMemory", get_memory},
+    {AGENT_SERVICE, "Restored", restored},
     {AGENT_SERVICE, "PowerOff", power_off},
     {PROCESS_SERVICE, "Exec", exec_open},
     {PROCESS_SERVICE, "Signal", signal_process},

@@ -48,6 +48,8 @@ std::uint32_t ParavirtualFeatureMask(HostKind kind) {
 
 bool GuestSeesHostCpuid(HostKind kind) { return kind == HostKind::kPvm; }
 
+bool GuestSeesHostTsc(HostKind kind) { return kind == HostKind::kPvm; }
+
 bool NeedsEmulationFixups(HostKind kind) { return kind == HostKind::kPvm; }
 
 }  // namespace embervm

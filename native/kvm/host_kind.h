@@ -33,6 +33,9 @@ std::uint32_t ParavirtualFeatureMask(HostKind kind);
 // Whether guest code sees the CPUID of the host's CPU, whatever KVM_SET_CPUID2 says.
 bool GuestSeesHostCpuid(HostKind kind);
 
+// Whether a guest's time stamp counter is the host's own, which nobody can set.
+bool GuestSeesHostTsc(HostKind kind);
+
 // Whether KVM leaves instructions of the guest kernel to the VMM.
 bool NeedsEmulationFixups(HostKind kind);
 

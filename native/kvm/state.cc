@@ -1,5 +1,7 @@
 #include "kvm/state.h"
 
+#include <x86intrin.h>
+
 #include <algorithm>
 #include <string>
 #include <utility>
@@ -141,6 +143,7 @@ Result<VcpuState> VcpuState::Read(StateReader& reader) {
 void VmState::Write(StateWriter& writer) const {
   writer.Struct(pit);
   writer.Struct(clock);
+  writer.Value(host_tsc);
   writer.Struct(pic_master);
   writer.Struct(pic_slave);
   writer.Struct(io_apic);
@@ -150,6 +153,7 @@ Result<VmState> VmState::Read(StateReader& reader) {
   VmState state;
   state.pit = reader.Struct<kvm_pit_state2>();
   state.clock = reader.Struct<kvm_clock_data>();
+  state.host_tsc = reader.Value<std::uint64_t>();
   state.pic_master = reader.Struct<kvm_irqchip>();
   state.pic_slave = reader.Struct<kvm_irqchip>();
   state.io_apic = reader.Struct<kvm_irqchip>();
@@ -209,13 +213,25 @@ Result<VmState> SaveVm(const KvmVm& vm) {
   VmState state;
   EMBERVM_TRY_ASSIGN(state.pit, vm.GetPit());
   EMBERVM_TRY_ASSIGN(state.clock, vm.GetClock());
+  state.host_tsc = __rdtsc();
   EMBERVM_TRY_ASSIGN(state.pic_master, vm.GetIrqchip(KVM_IRQCHIP_PIC_MASTER));
   EMBERVM_TRY_ASSIGN(state.pic_slave, vm.GetIrqchip(KVM_IRQCHIP_PIC_SLAVE));
   EMBERVM_TRY_ASSIGN(state.io_apic, vm.GetIrqchip(KVM_IRQCHIP_IOAPIC));
   return state;
 }
 
-Result<> RestoreVm(KvmVm& vm, const VmState& state) {
+Result<> RestoreVm(KvmVm& vm, const VmState& state, HostKind host_kind) {
+  const std::uint64_t host_tsc = __rdtsc();
+  // The guest's clocks would stand still until the counter has caught up.
+  if (GuestSeesHostTsc(host_kind) && host_tsc < state.host_tsc) {
+    return std::unexpected(
+        Error("ERR_SNAPSHOT_HOST",
+              "the host's time stamp counter is behind the snapshot's, and this kind of host "
+              "cannot set the guest's: the host was restarted, or it is another one. Take the "
+              "snapshot anew")
+            .With("snapshotTsc", static_cast<std::int64_t>(state.host_tsc))
+            .With("hostTsc", static_cast<std::int64_t>(host_tsc)));
+  }
   EMBERVM_TRY(vm.SetPit(state.pit));
   // No flags: the guest's clock goes on where it stood, whatever time has passed.
   kvm_clock_data clock{};

@@ -12,6 +12,7 @@
 #include "base/state_stream.h"
 #include "kvm/abi.h"
 #include "kvm/cpuid_table.h"
+#include "kvm/host_kind.h"
 #include "kvm/vcpu.h"
 #include "kvm/vm.h"
 
@@ -40,6 +41,8 @@ struct VcpuState {
 struct VmState {
   kvm_pit_state2 pit{};
   kvm_clock_data clock{};
+  // The host's time stamp counter at the same time.
+  std::uint64_t host_tsc = 0;
   kvm_irqchip pic_master{};
   kvm_irqchip pic_slave{};
   kvm_irqchip io_apic{};
@@ -56,7 +59,8 @@ Result<> RestoreVcpu(KvmVcpu& vcpu, const KvmVm& vm, const VcpuState& state);
 
 // After every vCPU.
 Result<VmState> SaveVm(const KvmVm& vm);
-Result<> RestoreVm(KvmVm& vm, const VmState& state);
+// ERR_SNAPSHOT_HOST when the guest's clock would go backwards.
+Result<> RestoreVm(KvmVm& vm, const VmState& state, HostKind host_kind);
 
 }  // namespace embervm
 

@@ -80,7 +80,7 @@ class MachineCore final : public VcpuHost {
   Result<> AddVcpu(KvmVcpu vcpu);
   // Takes over the snapshot's configuration with the changes of `restore`.
   Result<> Configure(const Snapshot& snapshot, const RestoreConfig& restore);
-  Result<> RestoreState(const Snapshot& snapshot);
+  Result<> RestoreState(const Snapshot& snapshot, HostKind host_kind);
   Result<Snapshot> SaveState();
   // Chooses between full and diff, and writes the memory file.
   Result<SnapshotReport> SaveMemory(SnapshotKind kind, SnapshotWriter& writer, Snapshot& snapshot);

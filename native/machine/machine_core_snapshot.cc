@@ -142,7 +142,7 @@ Result<> MachineCore::Restore(const RestoreConfig& restore) {
                                                                 std::move(opened.memory)));
   memory_layers_ = opened.snapshot.memory;
   EMBERVM_TRY(BuildVm(std::move(memory), host_kind));
-  EMBERVM_TRY(RestoreState(opened.snapshot));
+  EMBERVM_TRY(RestoreState(opened.snapshot, host_kind));
   state_.store(MachineState::kPaused);
   return {};
 }
@@ -169,7 +169,7 @@ Result<> MachineCore::Configure(const Snapshot& snapshot, const RestoreConfig& r
   return {};
 }
 
-Result<> MachineCore::RestoreState(const Snapshot& snapshot) {
+Result<> MachineCore::RestoreState(const Snapshot& snapshot, HostKind host_kind) {
   const std::vector<std::uint64_t> sizes = devices_->DriveSizes();
   for (std::size_t index = 0; index < sizes.size(); ++index) {
     if (sizes[index] == snapshot.drive_sizes.at(index)) continue;
@@ -193,7 +193,7 @@ Result<> MachineCore::RestoreState(const Snapshot& snapshot) {
   StateReader vm(snapshot.vm);
   EMBERVM_TRY_ASSIGN(const VmState state, VmState::Read(vm));
   if (!vm.Done()) return std::unexpected(InvalidState("the VM's state is too long"));
-  EMBERVM_TRY(RestoreVm(*vm_, state));
+  EMBERVM_TRY(RestoreVm(*vm_, state, host_kind));
 
   StateReader ports(snapshot.ports);
   EMBERVM_TRY(ports_->Restore(ports));

@@ -319,8 +319,10 @@ TEST_CASE("a broken snapshot is refused with its reason and leaves nothing") {
   std::filesystem::rename(memory + "-away", memory);
 
   // Each part of the state, one byte at a time: nothing slips through.
-  std::ifstream file(state, std::ios::binary);
-  const std::string good((std::istreambuf_iterator<char>(file)), {});
+  const std::string good = [&state] {
+    std::ifstream file(state, std::ios::binary);
+    return std::string((std::istreambuf_iterator<char>(file)), {});
+  }();
   constexpr std::size_t kStep = 997;
   for (std::size_t at = 0; at < good.size(); at += at < 40 ? 1 : kStep) {
     std::string bad = good;

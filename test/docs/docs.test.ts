@@ -32,6 +32,7 @@ const prelude: Record<string, string> = {
   'docs/machine.md': `
     const kernelPath = ${JSON.stringify(join(root, 'build/guest/vmlinux'))};
     const initrdPath = ${JSON.stringify(join(root, 'build/guest/initramfs.cpio'))};
+    const snapshotPath = ${JSON.stringify(join(scratch, 'snapshot'))};
   `,
 };
 

@@ -100,6 +100,18 @@ export interface GetMemoryResponse {
   bufferBytes: bigint;
 }
 
+export interface RestoredRequest {
+  /** 32 to 512 bytes that nobody else gets: the kernel draws from them at once. */
+  randomSeed: Uint8Array;
+  /** CLOCK_REALTIME; 0: as it is. */
+  realtimeNs: bigint;
+  /** Empty: as it is. */
+  hostname: string;
+}
+
+export interface RestoredResponse {
+}
+
 export interface PowerOffRequest {
   graceMs: number;
 }
@@ -771,6 +783,112 @@ export const GetMemoryResponse: MessageFns<GetMemoryResponse> = {
             message.bufferBytes = reader.uint64() as bigint;
             continue;
           }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseRestoredRequest(): RestoredRequest {
+  return { randomSeed: new Uint8Array(0), realtimeNs: 0n, hostname: "" };
+}
+
+export const RestoredRequest: MessageFns<RestoredRequest> = {
+  encode(message: RestoredRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.randomSeed.length !== 0) {
+      writer.uint32(10).bytes(message.randomSeed);
+    }
+    if (message.realtimeNs !== 0n) {
+      if (BigInt.asUintN(64, message.realtimeNs) !== message.realtimeNs) {
+        throw new globalThis.Error("value provided for field message.realtimeNs of type uint64 too large");
+      }
+      writer.uint32(16).uint64(message.realtimeNs);
+    }
+    if (message.hostname !== "") {
+      writer.uint32(26).string(message.hostname);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RestoredRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRestoredRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.randomSeed = reader.bytes();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.realtimeNs = reader.uint64() as bigint;
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.hostname = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseRestoredResponse(): RestoredResponse {
+  return {};
+}
+
+export const RestoredResponse: MessageFns<RestoredResponse> = {
+  encode(_: RestoredResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RestoredResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRestoredResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;

@@ -12,6 +12,7 @@
 #include "../connection.h"
 #include "../loop.h"
 #include "../poweroff.h"
+#include "../restored.h"
 #include "../root.h"
 #include "../spawn.h"
 
@@ -38,6 +39,11 @@ int root_null_fd(void) {
 int root_set_up(const SetUpRootRequest* request, struct text* reason) {
   // Every string is read, so that a bad one is noticed.
   text_join(reason, "no disks: ", request->hostname, NULL);
+  return TTRPC_INTERNAL;
+}
+
+int restored_apply(const RestoredRequest* request, struct text* reason) {
+  text_join(reason, "not this clock: ", request->hostname, NULL);
   return TTRPC_INTERNAL;
 }
 
