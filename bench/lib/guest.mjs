@@ -20,10 +20,9 @@ export function createGuest({ memoryMib }) {
   });
 }
 
-/** A machine whose agent has dialled in, and how many guest instructions were emulated until then. */
-export async function bootToAgent(options) {
-  const machine = await createGuest(options);
-  const ready = new Promise((resolve, reject) => {
+/** Waits for the agent of a machine that is about to run. */
+export function dialIn(machine) {
+  return new Promise((resolve, reject) => {
     machine.listenVsock(AGENT_PORT, (stream) => {
       const { emulatedInstructions } = machine.stats().vcpus[0];
       resolve({ machine, stream, instructions: emulatedInstructions });
@@ -32,6 +31,12 @@ export async function bootToAgent(options) {
       reject(new Error(`the guest ended before its agent was ready: ${message}`));
     });
   });
+}
+
+/** A machine whose agent has dialled in, and how many guest instructions were emulated until then. */
+export async function bootToAgent(options) {
+  const machine = await createGuest(options);
+  const ready = dialIn(machine);
   await machine.start();
   try {
     return await ready;
