@@ -3,7 +3,9 @@
 #include <unistd.h>
 
 #include <memory>
+#include <string>
 
+#include "agent.pb-c.h"
 #include "client.h"
 
 namespace embervm::agent_test {
@@ -21,6 +23,33 @@ TEST_CASE("a lost control connection is dialled again") {
   }
   Client control(agent.AcceptControl());
   CHECK(control.Call(kAgentService, "GetInfo").code == 0);
+}
+
+std::string EncodeRestored(const std::string& seed, const std::string& hostname) {
+  Embervm__Agent__V1__RestoredRequest request = EMBERVM__AGENT__V1__RESTORED_REQUEST__INIT;
+  std::string bytes = seed;
+  std::string name = hostname;
+  request.random_seed = {bytes.size(), reinterpret_cast<uint8_t*>(bytes.data())};
+  request.hostname = name.data();
+  std::string encoded(embervm__agent__v1__restored_request__get_packed_size(&request), '\0');
+  embervm__agent__v1__restored_request__pack(&request, reinterpret_cast<uint8_t*>(encoded.data()));
+  return encoded;
+}
+
+TEST_CASE("a restored machine is renewed with a seed, or not at all") {
+  // Neither time nor name are given: this agent shares them with the host.
+  AgentProcess agent;
+  Client control(agent.AcceptControl());
+  const auto restored = [&](const std::string& seed, const std::string& hostname) {
+    return control.Call(kAgentService, "Restored", EncodeRestored(seed, hostname)).code;
+  };
+  constexpr int kInvalidArgument = 3;
+  CHECK(restored("", "") == kInvalidArgument);
+  CHECK(restored(std::string(31, 'x'), "") == kInvalidArgument);
+  CHECK(restored(std::string(513, 'x'), "") == kInvalidArgument);
+  CHECK(restored(std::string(64, 'x'), std::string(65, 'n')) == kInvalidArgument);
+  CHECK(restored(std::string(64, 'x'), "") == 0);
+  CHECK(access("/.random", F_OK) < 0);
 }
 
 TEST_CASE("execs on other connections outlive the control connection") {
