@@ -55,6 +55,7 @@ export const errorTable = {
   ERR_SANDBOX_NOT_OWNER: 'SandboxError',
   ERR_SANDBOX_STILL_RUNNING: 'SandboxError',
   ERR_SANDBOX_DRAINING: 'SandboxError',
+  ERR_LOG_CURSOR: 'SandboxError',
   ERR_SANDBOX_CRASHED: 'SandboxError',
   ERR_BOOT_FAILED: 'SandboxError',
   ERR_BOOT_TIMEOUT: 'SandboxError',
@@ -154,6 +155,13 @@ export interface SandboxErrorOptions extends ErrorOptions {
   reason?: string | undefined;
   consoleTail?: string | undefined;
   stage?: string | undefined;
+  stages?: readonly FinishedStage[] | undefined;
+}
+
+/** A step of a boot that was done before another one failed. */
+export interface FinishedStage {
+  stage: string;
+  durationMs: number;
 }
 
 /** A sandbox could not be created, or is not there any more. */
@@ -165,12 +173,15 @@ export class SandboxError extends EmbervmError {
   declare readonly consoleTail?: string;
   /** The stage of the boot that failed. */
   declare readonly stage?: string;
+  /** The stages before it, in order, and how long they and the failed one took. */
+  declare readonly stages?: readonly FinishedStage[];
 
   constructor(code: CodeOf<'SandboxError'>, message: string, options: SandboxErrorOptions = {}) {
     super(code, message, options);
     if (options.reason !== undefined) this.reason = options.reason;
     if (options.consoleTail !== undefined) this.consoleTail = options.consoleTail;
     if (options.stage !== undefined) this.stage = options.stage;
+    if (options.stages !== undefined) this.stages = options.stages;
   }
 }
 

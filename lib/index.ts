@@ -1,5 +1,6 @@
 /** `embervm`: hardware-isolated Linux sandboxes inside a Node process. */
 export type { ExecOptions, StdinSource } from './config/exec.js';
+export type { LogLevel, LogOptions, LogSource, LogStreamOptions } from './config/logs.js';
 export type { StopOptions } from './config/machine.js';
 export type { MetricsOptions, MetricsStreamOptions } from './config/metrics.js';
 export type { Rlimit, RlimitName } from './config/rlimits.js';
@@ -38,5 +39,6 @@ export type {
   StopReason,
   StopResult,
 } from './sandbox/types.js';
+export type { LogEntry } from './state/logs/entry.js';
 export { type StorageName, setStorage } from './state/storage/choice.js';
 export type { JsonValue, Storage } from './state/storage/storage.js';

@@ -15,6 +15,7 @@ import {
 } from './common.js';
 import { memoryMib, vcpuCount } from './host-limits.js';
 import { type InitOption, init, type ResolvedInit } from './init.js';
+import { type LogLevel, logLevel } from './logs.js';
 import { kernelArgument } from './machine.js';
 import { parseConfig } from './parse.js';
 import * as z from './zod.js';
@@ -95,6 +96,10 @@ export interface SandboxOptions {
   maxDurationMs?: number | undefined;
   /** Stop it when nothing has run in it for this long, in ms. */
   idleTimeoutMs?: number | undefined;
+  /** What is logged about the sandbox itself; default `info`. Output of commands always is. */
+  logLevel?: LogLevel | undefined;
+  /** Log nothing, not even the output of commands; default false. */
+  quietLogs?: boolean | undefined;
   onProgress?: ((event: ProgressEvent) => void) | undefined;
   /** Gives up the creation; everything made so far is taken down. */
   signal?: AbortSignal | undefined;
@@ -138,6 +143,8 @@ export interface ResolvedSandboxOptions {
   replaceMs?: number | undefined;
   maxDurationMs?: number | undefined;
   idleTimeoutMs?: number | undefined;
+  logLevel: LogLevel;
+  quietLogs: boolean;
   onProgress?: ((event: ProgressEvent) => void) | undefined;
   signal?: AbortSignal | undefined;
 }
@@ -228,8 +235,8 @@ const fields = z.strictObject({
   scripts: notBuilt('scripts'),
   patches: notBuilt('patches'),
   mounts: notBuilt('mounts'),
-  logLevel: notBuilt('logLevel'),
-  quietLogs: notBuilt('quietLogs'),
+  logLevel: logLevel.default('info').describe('what is logged about the sandbox'),
+  quietLogs: z.boolean().default(false).describe('log nothing'),
   pullPolicy: notBuilt('pullPolicy'),
   registryAuth: notBuilt('registryAuth'),
 });

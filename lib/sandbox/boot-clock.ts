@@ -23,6 +23,13 @@ export class BootClock {
     this.onProgress?.({ type: 'stage', stage, status: 'begin' });
   }
 
+  /** The steps so far, the one that runs included. */
+  soFar(): { stage: BootStage; durationMs: number }[] {
+    if (this.#current === undefined) return [...this.stages];
+    const { stage, since } = this.#current;
+    return [...this.stages, { stage, durationMs: performance.now() - since }];
+  }
+
   end(): void {
     if (this.#current === undefined) return;
     const { stage, since } = this.#current;

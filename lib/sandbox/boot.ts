@@ -1,12 +1,13 @@
 /** From options and a disk to a sandbox whose agent answers; or to nothing, with the reason. */
 import type { Socket } from 'node:net';
 import type { ResolvedSandboxOptions } from '../config/sandbox.js';
-import { abortedError, ExecError, SandboxError } from '../errors.js';
+import { abortedError, EmbervmError, ExecError, SandboxError } from '../errors.js';
 import { Machine } from '../machine/machine.js';
 import type { MachineExit } from '../machine/types.js';
 import { waitFor } from '../machine/wait.js';
 import { findAsset } from '../native/assets.js';
 import { AGENT_PORT, AgentClient, type AgentInfo, type GuestMount } from '../rpc/agent-client.js';
+import type { LogWriter } from '../state/logs/writer.js';
 import { hostnameFor } from '../state/names.js';
 import { type SandboxDir, sweepDeadSandboxes } from '../state/sandbox-dir.js';
 import type { StateWriter } from '../state/state-writer.js';
@@ -14,7 +15,7 @@ import type { UpperDisk } from '../state/upper-disk.js';
 import type { BootClock } from './boot-clock.js';
 import { guestCommandLine } from './command-line.js';
 import { SandboxCore } from './core.js';
-import { type InitProcess, startInit } from './init.js';
+import { INIT_EXEC_ID, type InitProcess, startInit } from './init.js';
 import { shownTail, stopReason } from './stop-result.js';
 import type { BootReport } from './types.js';
 
@@ -50,6 +51,8 @@ export interface BootPlace {
   directory: SandboxDir;
   state: StateWriter;
   upper: UpperDisk;
+  /** `undefined`: nothing is logged. */
+  logs: LogWriter | undefined;
 }
 
 /** One attempt, and what of it must be taken down again. */
@@ -172,8 +175,11 @@ export class Boot {
     if (init === undefined) return undefined;
     this.#clock.begin('init');
     const restricted = securityProfile === 'restricted';
+    const { logs } = this.#place;
+    const onOutput = (source: 'stdout' | 'stderr', data: Uint8Array): Promise<void> | undefined =>
+      logs?.write({ source, execId: INIT_EXEC_ID, data });
     try {
-      const starting = startInit(machine, init, { env, restricted, onOutput: () => {} });
+      const starting = startInit(machine, init, { env, restricted, onOutput });
       return await Promise.race([starting, failed]);
     } catch (cause) {
       if (!(cause instanceof ExecError)) throw cause;
@@ -221,7 +227,9 @@ export class Boot {
       `the sandbox "${this.#place.name}" did not boot (stage ${stage}): ${why}${shownTail(tail)}`,
       {
         ...details,
+        errno: details.cause instanceof EmbervmError ? details.cause.errno : undefined,
         stage,
+        stages: this.#clock.soFar(),
         consoleTail: tail,
         context: {
           name: this.#place.name,
@@ -240,7 +248,12 @@ export class Boot {
       'ERR_BOOT_TIMEOUT',
       `the sandbox "${this.#place.name}" was not ready after ${bootTimeoutMs} ms (stage ${stage}). ` +
         `A slow host may need a larger bootTimeoutMs${shownTail(tail)}`,
-      { stage, consoleTail: tail, context: { name: this.#place.name, stage, bootTimeoutMs } },
+      {
+        stage,
+        stages: this.#clock.soFar(),
+        consoleTail: tail,
+        context: { name: this.#place.name, stage, bootTimeoutMs },
+      },
     );
   }
 

@@ -1,5 +1,6 @@
 /** A booted sandbox: its machine, its agent and its commands. */
 import type { Socket } from 'node:net';
+import { join } from 'node:path';
 import {
   checkCommandBytes,
   type ExecOptions,
@@ -7,6 +8,7 @@ import {
   parseExecOptions,
   type TerminalSize,
 } from '../config/exec.js';
+import type { LogOptions, LogSource, LogStreamOptions } from '../config/logs.js';
 import {
   type MetricsOptions,
   type MetricsStreamOptions,
@@ -20,8 +22,11 @@ import type { Machine } from '../machine/machine.js';
 import type { VsockListener } from '../machine/types.js';
 import { AGENT_PORT, type AgentClient } from '../rpc/agent-client.js';
 import { ExecChannel, type ExecStart } from '../rpc/exec-channel.js';
+import type { LogEntry } from '../state/logs/entry.js';
+import type { LogWriter } from '../state/logs/writer.js';
 import { CommandExecution, type ExecHost } from './execution.js';
 import { Lifecycle, type LifecycleParts } from './lifecycle.js';
+import { type LogSourceOf, readLogs, streamLogs } from './logs.js';
 import { metricsStream, sampleMetrics } from './metrics.js';
 import { TERMINAL_ENV, TerminalHost } from './terminal-host.js';
 import type { BootReport, Execution, Metrics, SandboxStatus } from './types.js';
@@ -41,6 +46,8 @@ export class SandboxCore implements ExecHost {
   readonly bootReport: BootReport;
   /** Who may use it, and when and why it ends. */
   readonly lifecycle: Lifecycle;
+  readonly #logs: LogWriter | undefined;
+  readonly #logSource: LogSourceOf;
   readonly #options: ResolvedSandboxOptions;
   readonly #machine: Machine;
   readonly #agent: AgentClient;
@@ -57,6 +64,18 @@ export class SandboxCore implements ExecHost {
     this.#machine = parts.machine;
     this.#agent = parts.agent;
     this.lifecycle = new Lifecycle({ ...parts, limits: parts.options });
+    this.#logs = parts.logs;
+    let over = false;
+    const end = (): void => {
+      over = true;
+    };
+    this.lifecycle.ended.then(end, end);
+    this.#logSource = {
+      log: { id: parts.id, directory: join(parts.directory.path, 'logs') },
+      writer: parts.logs,
+      isOver: async () => over,
+    };
+    this.#logs?.system('info', `booted in ${Math.round(parts.bootReport.totalMs)} ms`);
   }
 
   get status(): SandboxStatus {
@@ -103,9 +122,22 @@ export class SandboxCore implements ExecHost {
 
   async open(start: ExecStart, signal: AbortSignal): Promise<ExecChannel> {
     this.#running.set(start.execId, this.lifecycle.begin());
+    this.#logs?.system('debug', `command ${start.execId}: ${start.args[0]}`);
     const connection = await this.#machine.connectVsock(AGENT_PORT, { signal });
     if (signal.aborted) connection.destroy();
     return ExecChannel.start(connection, start);
+  }
+
+  log(execId: bigint, source: LogSource, data: Uint8Array): Promise<void> | undefined {
+    return this.#logs?.write({ source, execId, data });
+  }
+
+  logs(options: LogOptions | undefined): Promise<LogEntry[]> {
+    return readLogs(this.#logSource, options);
+  }
+
+  logStream(options: LogStreamOptions | undefined): AsyncGenerator<LogEntry, void, void> {
+    return streamLogs(this.#logSource, options);
   }
 
   closed(execId: bigint): void {

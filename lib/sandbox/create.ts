@@ -12,6 +12,7 @@ import {
 } from '../config/sandbox.js';
 import { abortedError, EmbervmError } from '../errors.js';
 import { stateError } from '../state/home.js';
+import { LogWriter } from '../state/logs/writer.js';
 import { generateName } from '../state/names.js';
 import { observe } from '../state/observe.js';
 import { type ConfigRecord, creationTime, newConfig } from '../state/records.js';
@@ -25,6 +26,7 @@ import { notOwner, register, runningHere, unregister } from './registry.js';
 import { stopResult } from './stop-result.js';
 
 const UPPER_FILE = 'upper.ext4';
+const LOGS = 'logs';
 
 /** Boots a new sandbox and waits until its root is set up. Leaves nothing when it fails. */
 export async function createSandbox(input: unknown): Promise<SandboxCore> {
@@ -58,7 +60,8 @@ export async function createSandbox(input: unknown): Promise<SandboxCore> {
     // On disk long before the guest is ready, and nobody has to wait for it.
     recorded = record(directory, state, config);
     recorded.catch(() => {});
-    const place = { id: config.id, name, directory, state, upper };
+    const logs = logsOf(directory, options);
+    const place = { id: config.id, name, directory, state, upper, logs };
     return await boot(options, clock, assets, place, recorded);
   } catch (error) {
     await recorded.catch(() => {});
@@ -93,7 +96,8 @@ export async function startSandbox(nameInput: unknown, input: unknown): Promise<
     upper.grow = previous?.firstReadyAt == null;
     state = new StateWriter(directory.records, name, previous);
     state.set('starting');
-    const place = { id: config.id, name, directory, state, upper };
+    const logs = logsOf(directory, options);
+    const place = { id: config.id, name, directory, state, upper, logs };
     return await boot(options, clock, assets, place, state.flush());
   } catch (error) {
     if (state !== undefined) await settle(state, name, error);
@@ -118,8 +122,15 @@ async function boot(
   } catch (error) {
     // What failed first is what the caller has to know.
     await attempt.undo().catch(() => {});
+    place.logs?.system('error', (error as Error).message);
+    await place.logs?.close();
     throw error;
   }
+}
+
+function logsOf(directory: SandboxDir, options: ResolvedSandboxOptions): LogWriter | undefined {
+  if (options.quietLogs) return undefined;
+  return new LogWriter(join(directory.path, LOGS), options.logLevel);
 }
 
 /** The state first: what has a configuration has a state. */

@@ -1,6 +1,7 @@
 /** One command in a sandbox: promise, streams and events over one connection to the agent. */
 import type { Readable, Writable } from 'node:stream';
 import { parseTerminalSize, type ResolvedExecOptions, type TerminalSize } from '../config/exec.js';
+import type { LogSource } from '../config/logs.js';
 import { ConfigError, ExecError, RpcError } from '../errors.js';
 import type { AgentExecEvent, CommandChannel, ExecStart } from '../rpc/exec-channel.js';
 import {
@@ -30,6 +31,8 @@ export interface ExecHost {
   open(start: ExecStart, signal: AbortSignal): Promise<CommandChannel>;
   signal(execId: bigint, signal: number): Promise<void>;
   resize(execId: bigint, size: TerminalSize): Promise<void>;
+  /** Puts output on record; a promise where that takes a while. */
+  log(execId: bigint, source: LogSource, data: Uint8Array): Promise<void> | undefined;
   /** The command is over, however. */
   closed(execId: bigint): void;
   /** The error to report for a connection that was lost. */
@@ -249,6 +252,9 @@ export class CommandExecution<Out extends Output> implements Execution<Out> {
   }
 
   async #deliver(type: 'stdout' | 'stderr', data: Uint8Array): Promise<void> {
+    const source = this.#options.tty === undefined ? type : 'output';
+    const logged = this.#host.log(this.#start.execId, source, data);
+    if (logged !== undefined) await logged;
     await this.#demand.promise;
     await this.#sinks[type].write(data);
     await this.#events?.put({ type, data });

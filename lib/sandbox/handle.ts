@@ -1,4 +1,6 @@
 /** What is known of a sandbox without being the one that runs it. */
+import { join } from 'node:path';
+import type { LogOptions, LogStreamOptions } from '../config/logs.js';
 import type { StopOptions } from '../config/machine.js';
 import type { MetricsOptions } from '../config/metrics.js';
 import {
@@ -10,12 +12,14 @@ import {
 } from '../config/sandbox.js';
 import { ConfigError, SandboxError } from '../errors.js';
 import { abortable } from '../machine/wait.js';
+import type { LogEntry } from '../state/logs/entry.js';
 import { type Observation, observe, observeAll } from '../state/observe.js';
 import { fromResultRecord } from '../state/records.js';
 import { notFound } from '../state/sandbox-dir.js';
 import { isOver } from '../state/types.js';
 import type { SandboxCore } from './core.js';
-import { allRunningHere, notOwner, runningHere } from './registry.js';
+import { type LogSourceOf, readLogs, streamLogs } from './logs.js';
+import { allRunningHere, notOwner, runningHere, sandboxPath } from './registry.js';
 import type { Sandbox } from './sandbox.js';
 import type { Metrics, SandboxStatus, StopResult } from './types.js';
 
@@ -173,6 +177,17 @@ export class SandboxHandle {
     return (await this.#running('measure')).metrics(options);
   }
 
+  /** What its commands wrote, whether it runs or not; see `Sandbox.logs`. */
+  async logs(options?: LogOptions): Promise<LogEntry[]> {
+    const core = await this.#here();
+    return core === undefined ? readLogs(this.#logSource(), options) : core.logs(options);
+  }
+
+  /** As `Sandbox.logStream`. */
+  logStream(options?: LogStreamOptions): AsyncGenerator<LogEntry, void, void> {
+    return streamLogs(this.#logSource(), options);
+  }
+
   /** Resolves when it has ended, in whichever process it runs. */
   async waitUntilStopped(options: { signal?: AbortSignal | undefined } = {}): Promise<StopResult> {
     const core = await this.#here();
@@ -198,6 +213,17 @@ export class SandboxHandle {
     if (core !== undefined) return core;
     await this.refresh();
     throw this.#elsewhere(what);
+  }
+
+  #logSource(): LogSourceOf {
+    return {
+      log: { id: this.id, directory: join(sandboxPath(this.name), 'logs') },
+      writer: undefined,
+      isOver: async () => {
+        const seen = await observe(this.name);
+        return seen === undefined || seen.config.id !== this.id || !seen.held;
+      },
+    };
   }
 
   /** It, and not a later one of its name. */

@@ -14,7 +14,7 @@ type Exited = Extract<AgentExecEvent, { type: 'exited' }>;
 export type InitExit = Pick<Exited, 'exitCode' | 'signal'>;
 
 /** No other command has it: they count from 1. */
-const INIT_EXEC_ID = 0n;
+export const INIT_EXEC_ID = 0n;
 
 export interface InitProcess {
   /** Its end; `undefined` when the machine ended first. */
@@ -24,7 +24,8 @@ export interface InitProcess {
 export interface InitContext {
   env: Readonly<Record<string, string>>;
   restricted: boolean;
-  onOutput: (stream: 'stdout' | 'stderr', data: Uint8Array) => void;
+  /** A promise where it takes a while. */
+  onOutput: (stream: 'stdout' | 'stderr', data: Uint8Array) => Promise<void> | undefined;
 }
 
 /** Starts the first of the candidates that exists. Throws what a command throws that cannot start. */
@@ -71,7 +72,9 @@ async function follow(
   try {
     for (;;) {
       const event = await channel.receive();
-      if (event?.type === 'stdout' || event?.type === 'stderr') onOutput(event.type, event.data);
+      if (event?.type === 'stdout' || event?.type === 'stderr') {
+        await onOutput(event.type, event.data);
+      }
       if (event?.type === 'exited') return { exitCode: event.exitCode, signal: event.signal };
       if (event === undefined) return undefined;
     }

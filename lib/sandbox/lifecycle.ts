@@ -5,6 +5,7 @@ import type { Machine } from '../machine/machine.js';
 import type { MachineExit } from '../machine/types.js';
 import { abortable, waitFor } from '../machine/wait.js';
 import type { AgentClient } from '../rpc/agent-client.js';
+import type { LogWriter } from '../state/logs/writer.js';
 import type { SandboxDir } from '../state/sandbox-dir.js';
 import type { StateWriter } from '../state/state-writer.js';
 import type { SandboxStatus, StopResult } from '../state/types.js';
@@ -24,6 +25,8 @@ export interface LifecycleParts {
   state: StateWriter;
   /** Its end is that of the sandbox. */
   init?: InitProcess | undefined;
+  /** `undefined`: nothing is logged. */
+  logs: LogWriter | undefined;
   limits: {
     ephemeral: boolean;
     maxDurationMs?: number | undefined;
@@ -205,6 +208,7 @@ export class Lifecycle {
   }
 
   #ending(request: EndRequest): void {
+    if (this.#request === undefined) this.#parts.logs?.system('debug', `to end: ${request}`);
     this.#request ??= request;
     this.#idle.clear();
     this.#oldAge.clear();
@@ -226,6 +230,7 @@ export class Lifecycle {
     if (this.#status === status) return;
     this.#status = status;
     this.#parts.state.set(status);
+    this.#parts.logs?.system('info', status);
   }
 
   async #powerOff(timeoutMs: number): Promise<void> {
@@ -249,9 +254,17 @@ export class Lifecycle {
     if (this.#workload !== undefined) this.#endBy('completed');
   }
 
+  #logEnd({ status, reason }: StopResult, exit: MachineExit): void {
+    const { logs } = this.#parts;
+    const crashed = status === 'crashed';
+    logs?.system(crashed ? 'error' : 'info', `${status} (${reason}): ${exit.message}`);
+    if (this.#consoleTail === '') return;
+    logs?.system(crashed ? 'error' : 'debug', `the console ends with:\n${this.#consoleTail}`);
+  }
+
   /** The machine has ended: nothing of it stays but what is to be kept on disk. */
   async #release(exit: MachineExit): Promise<StopResult> {
-    const { name, agent, directory, state, limits, onReleased } = this.#parts;
+    const { name, agent, directory, state, logs, limits, onReleased } = this.#parts;
     const result = stopResult(name, stopReason(exit, this.#request), this.#workload);
     this.#consoleTail = this.#machine.consoleTail(TAIL_BYTES);
     this.#exitMessage = exit.message;
@@ -259,8 +272,10 @@ export class Lifecycle {
     this.#idle.clear();
     this.#oldAge.clear();
     agent.close();
+    this.#logEnd(result, exit);
     try {
       await this.#machine.close();
+      await logs?.close();
       state.set(result.status, result);
       // A record that is about to be removed need not be right.
       await state.flush().catch(limits.ephemeral ? () => {} : undefined);

@@ -9,7 +9,7 @@ import type { SandboxCore } from './core.js';
 const running = new Map<string, SandboxCore>();
 
 /** Where the sandbox of a name is, under the home as it is now. */
-function placeOf(name: string): string {
+export function sandboxPath(name: string): string {
   return join(homeDirectory(), 'sandboxes', name);
 }
 
@@ -23,7 +23,7 @@ export function unregister(path: string): void {
 
 /** The sandbox of that name, if it runs here; waits for the end of one that is ending. */
 export async function runningHere(name: string): Promise<SandboxCore | undefined> {
-  const path = placeOf(name);
+  const path = sandboxPath(name);
   for (;;) {
     const core = running.get(path);
     if (core === undefined || !isOver(core.status)) return core;
@@ -33,7 +33,7 @@ export async function runningHere(name: string): Promise<SandboxCore | undefined
 }
 
 export function allRunningHere(): SandboxCore[] {
-  const root = placeOf('.');
+  const root = sandboxPath('.');
   return [...running].flatMap(([path, core]) =>
     join(path, '..') === root && !isOver(core.status) ? [core] : [],
   );

@@ -1,11 +1,13 @@
 /** The sandbox as its users see it. What it takes is loaded when one is created. */
 import type { Socket } from 'node:net';
 import type { ExecOptions } from '../config/exec.js';
+import type { LogOptions, LogStreamOptions } from '../config/logs.js';
 import type { StopOptions } from '../config/machine.js';
 import type { MetricsOptions, MetricsStreamOptions } from '../config/metrics.js';
 import type { ListOptions, SandboxOptions, StartOptions } from '../config/sandbox.js';
 import { ConfigError } from '../errors.js';
 import type { VsockListener } from '../machine/types.js';
+import type { LogEntry } from '../state/logs/entry.js';
 import type { SandboxCore } from './core.js';
 import type { SandboxHandle } from './handle.js';
 import type { BootReport, Execution, Metrics, SandboxStatus, StopResult } from './types.js';
@@ -153,6 +155,16 @@ export class Sandbox implements AsyncDisposable {
   /** A sample now and after each interval, until the sandbox ends. */
   metricsStream(options?: MetricsStreamOptions): AsyncGenerator<Metrics, void, void> {
     return this.#core.metricsStream(options);
+  }
+
+  /** What its commands wrote, and, for the source `system`, what happened to it. */
+  logs(options?: LogOptions): Promise<LogEntry[]> {
+    return this.#core.logs(options);
+  }
+
+  /** The same one by one, and with `follow` what comes until the sandbox has ended. */
+  logStream(options?: LogStreamOptions): AsyncGenerator<LogEntry, void, void> {
+    return this.#core.logStream(options);
   }
 
   /** Stops the virtual CPUs where they are. Time limits go on. */

@@ -1,6 +1,7 @@
 /** What a command on a terminal needs of its sandbox: that of any command, and a raw stream. */
 import type { Socket } from 'node:net';
 import type { TerminalSize } from '../config/exec.js';
+import type { LogSource } from '../config/logs.js';
 import type { CommandChannel, ExecChannel, ExecStart } from '../rpc/exec-channel.js';
 import { openRawStream, RAW_PORT } from '../rpc/raw-stream.js';
 import type { ExecHost } from './execution.js';
@@ -53,6 +54,10 @@ export class TerminalHost implements ExecHost {
 
   resize(execId: bigint, size: TerminalSize): Promise<void> {
     return this.#parent.resize(execId, size);
+  }
+
+  log(execId: bigint, source: LogSource, data: Uint8Array): Promise<void> | undefined {
+    return this.#parent.log(execId, source, data);
   }
 
   closed(execId: bigint): void {

@@ -124,6 +124,10 @@ export class ScriptedHost implements ExecHost {
     this.#agents.get(execId)?.deliver(signal);
   }
 
+  log(): undefined {
+    return undefined;
+  }
+
   closed(execId: bigint): void {
     this.#agents.delete(execId);
   }

@@ -75,6 +75,15 @@ describeGuest('a guest that', () => {
       context: { bootTimeoutMs: 300 },
     });
     expect(performance.now() - startedAt).toBeLessThan(5000);
+    const stages = error.stages ?? [];
+    expect(stages.map(({ stage }) => stage)).toEqual([
+      'validate',
+      'assets',
+      'disk',
+      'machine',
+      'kernel',
+    ]);
+    expect(stages.at(-1)?.durationMs).toBeGreaterThan(50);
   });
 
   test('is given up', async () => {

@@ -23,6 +23,8 @@ describe('defaults', () => {
       securityProfile: 'default',
       labels: {},
       ephemeral: true,
+      logLevel: 'info',
+      quietLogs: false,
     });
   });
 
@@ -113,6 +115,8 @@ describe('sandbox options that are wrong', () => {
     [{ bootTimeoutMs: 0 }, 'bootTimeoutMs is 0', 'at least 1'],
     [{ bootTimeoutMs: 2 ** 31 }, 'bootTimeoutMs is 2147483648', 'at most 2147483647'],
     [{ onProgress: 1 }, 'onProgress is 1', 'function'],
+    [{ logLevel: 'loud' }, 'logLevel is "loud"'],
+    [{ quietLogs: 1 }, 'quietLogs must be a boolean'],
     [{ ephemeral: 1 }, 'ephemeral must be a boolean'],
     [{ replace: 1 }, 'replace is 1'],
     [{ replace: { timeoutMs: -1 } }, 'replace.timeoutMs is -1', 'at least 0'],
@@ -170,8 +174,6 @@ describe('what is not built yet', () => {
     ['scripts', {}],
     ['patches', []],
     ['mounts', {}],
-    ['logLevel', 'info'],
-    ['quietLogs', true],
     ['pullPolicy', 'never'],
     ['registryAuth', { username: 'u', password: 'p' }],
     ['detached', true],
