@@ -67,6 +67,18 @@ export const errorTable = {
   ERR_NOT_A_TERMINAL: 'ExecError',
   ERR_TERMINAL: 'ExecError',
 
+  ERR_FILE_NOT_FOUND: 'FileError',
+  ERR_FILE_EXISTS: 'FileError',
+  ERR_FILE_NOT_EMPTY: 'FileError',
+  ERR_FILE_NOT_DIRECTORY: 'FileError',
+  ERR_FILE_IS_DIRECTORY: 'FileError',
+  ERR_FILE_ACCESS: 'FileError',
+  ERR_FILE_NO_SPACE: 'FileError',
+  ERR_FILE_SPECIAL: 'FileError',
+  ERR_FILE_ESCAPE: 'FileError',
+  ERR_FILE_LIMIT: 'FileError',
+  ERR_FILE_FAILED: 'FileError',
+
   ERR_RPC_CANCELLED: 'RpcError',
   ERR_RPC_UNKNOWN: 'RpcError',
   ERR_RPC_INVALID_ARGUMENT: 'RpcError',
@@ -217,6 +229,22 @@ export class ExecError<Result = unknown> extends EmbervmError {
   }
 }
 
+export interface FileErrorOptions extends ErrorOptions {
+  path?: string | undefined;
+}
+
+/** A file of the guest, or of the host where one is copied, could not be dealt with. */
+export class FileError extends EmbervmError {
+  declare readonly code: CodeOf<'FileError'>;
+  /** The file that it is about: in a tree, the one where it failed. */
+  declare readonly path?: string;
+
+  constructor(code: CodeOf<'FileError'>, message: string, options: FileErrorOptions = {}) {
+    super(code, message, options);
+    if (options.path !== undefined) this.path = options.path;
+  }
+}
+
 export interface RpcErrorOptions extends ErrorOptions {
   status?: number | undefined;
 }
@@ -242,6 +270,7 @@ const classes: Readonly<Record<ErrorClassName, ErrorClass>> = {
   MachineError,
   SandboxError,
   ExecError,
+  FileError,
   RpcError,
 };
 

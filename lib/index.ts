@@ -1,5 +1,17 @@
 /** `embervm`: hardware-isolated Linux sandboxes inside a Node process. */
 export type { ExecOptions, StdinSource } from './config/exec.js';
+export type {
+  CopyInOptions,
+  CopyOutOptions,
+  FileOptions,
+  MakeDirectoryOptions,
+  OwnerOptions,
+  ReadFileOptions,
+  ReadStreamOptions,
+  RecursiveOptions,
+  WriteFileOptions,
+  WriteStreamOptions,
+} from './config/files.js';
 export type { LogLevel, LogOptions, LogSource, LogStreamOptions } from './config/logs.js';
 export type { StopOptions } from './config/machine.js';
 export type { MetricsOptions, MetricsStreamOptions } from './config/metrics.js';
@@ -18,6 +30,7 @@ export {
   type ErrorContext,
   ExecError,
   type ExecFailureKind,
+  FileError,
   HostError,
   MachineError,
   RpcError,
@@ -26,6 +39,17 @@ export {
 export type { VsockListener } from './machine/types.js';
 export { type HostReport, isInstalled, probeHost, runtimeVersion } from './native/host.js';
 export { sdkVersion } from './native/version.js';
+export type { SandboxFiles } from './sandbox/files.js';
+export type {
+  CopyResult,
+  FileChange,
+  FileChangeType,
+  FileEntry,
+  FileKind,
+  FileSource,
+  FileStat,
+  FileWatcher,
+} from './sandbox/files-types.js';
 export type { SandboxHandle } from './sandbox/handle.js';
 export { Sandbox } from './sandbox/sandbox.js';
 export type {

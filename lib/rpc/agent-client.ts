@@ -3,6 +3,7 @@ import type { Duplex } from 'node:stream';
 import type { RpcError } from '../errors.js';
 import { type CallOptions, TtrpcClient } from './client.js';
 import { decode, encode } from './codec.js';
+import { FILES_SERVICE } from './files-client.js';
 import {
   GetInfoRequest,
   GetInfoResponse,
@@ -145,6 +146,11 @@ export class AgentClient {
     const request = encode(ResizeRequest, { execId, ...size });
     const response = await this.#client.call(PROCESS_SERVICE, 'Resize', request, options);
     return decode(ResizeResponse, response, WHAT).resized;
+  }
+
+  /** One of the quick file operations, whose messages `files-client.ts` knows. */
+  files(method: string, request: Uint8Array, options?: CallOptions): Promise<Uint8Array> {
+    return this.#client.call(FILES_SERVICE, method, request, options);
   }
 
   close(): void {

@@ -25,6 +25,7 @@ import { ExecChannel, type ExecStart } from '../rpc/exec-channel.js';
 import type { LogEntry } from '../state/logs/entry.js';
 import type { LogWriter } from '../state/logs/writer.js';
 import { CommandExecution, type ExecHost } from './execution.js';
+import { SandboxFiles } from './files.js';
 import { Lifecycle, type LifecycleParts } from './lifecycle.js';
 import { type LogSourceOf, readLogs, streamLogs } from './logs.js';
 import { metricsStream, sampleMetrics } from './metrics.js';
@@ -46,6 +47,7 @@ export class SandboxCore implements ExecHost {
   readonly bootReport: BootReport;
   /** Who may use it, and when and why it ends. */
   readonly lifecycle: Lifecycle;
+  readonly files: SandboxFiles;
   readonly #logs: LogWriter | undefined;
   readonly #logSource: LogSourceOf;
   readonly #options: ResolvedSandboxOptions;
@@ -76,6 +78,11 @@ export class SandboxCore implements ExecHost {
       isOver: async () => over,
     };
     this.#logs?.system('info', `booted in ${Math.round(parts.bootReport.totalMs)} ms`);
+    this.files = new SandboxFiles({
+      call: (method, request, signal) => this.#callFiles(method, request, signal),
+      connect: (signal) => this.connect(AGENT_PORT, signal),
+      explain: (error) => this.explain(error),
+    });
   }
 
   get status(): SandboxStatus {
@@ -191,6 +198,19 @@ export class SandboxCore implements ExecHost {
   metricsStream(input: MetricsStreamOptions | undefined): AsyncGenerator<Metrics, void, void> {
     const options = parseMetricsStreamOptions(input);
     return metricsStream((since) => this.#sample(options, since), this.lifecycle.ended, options);
+  }
+
+  async #callFiles(
+    method: string,
+    request: Uint8Array,
+    signal: AbortSignal | undefined,
+  ): Promise<Uint8Array> {
+    const end = this.lifecycle.begin();
+    try {
+      return await this.#agent.files(method, request, { signal });
+    } finally {
+      end();
+    }
   }
 
   async #sample({ guest }: ResolvedMetricsOptions, since: Metrics | undefined): Promise<Metrics> {

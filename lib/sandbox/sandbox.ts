@@ -9,6 +9,7 @@ import { ConfigError } from '../errors.js';
 import type { VsockListener } from '../machine/types.js';
 import type { LogEntry } from '../state/logs/entry.js';
 import type { SandboxCore } from './core.js';
+import type { SandboxFiles } from './files.js';
 import type { SandboxHandle } from './handle.js';
 import type { BootReport, Execution, Metrics, SandboxStatus, StopResult } from './types.js';
 
@@ -22,6 +23,8 @@ async function loadInSteps(): Promise<void> {
   await import('../rpc/protobuf.js');
   await import('../rpc/agent-client.js');
   await import('../rpc/exec-channel.js');
+  await import('../config/files.js');
+  await import('../rpc/files-client.js');
 }
 
 type BufferOptions = ExecOptions & { encoding: 'buffer' };
@@ -130,6 +133,11 @@ export class Sandbox implements AsyncDisposable {
   shell(script: string, options?: ExecOptions): Execution;
   shell(script: string, options?: ExecOptions): Execution | Execution<Uint8Array> {
     return this.#core.shell<string>(script, options);
+  }
+
+  /** Files of the guest. */
+  get files(): SandboxFiles {
+    return this.#core.files;
   }
 
   /** Connects to a vsock port on which a program in the guest listens. */

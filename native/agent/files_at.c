@@ -123,7 +123,8 @@ static int own_proc(void) {
 // fchmod(2) does not take an O_PATH descriptor, and chmod(2) would follow a link
 // that somebody puts in the place of the file.
 static bool change_mode(int fd, uint32_t mode, struct file_error* error) {
-  if (fchmod(fd, (mode_t)mode & kPermissions) == 0) {
+  // Not libc's: musl tries /proc then, which there is none of for the agent.
+  if (syscall(SYS_fchmod, fd, mode & kPermissions) == 0) {
     return true;
   }
   if (errno != EBADF) {

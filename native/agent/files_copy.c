@@ -26,6 +26,8 @@ struct copy_job {
   int top;
   int directory;
   struct stat top_status;
+  // It was there before: it keeps its attributes.
+  bool top_existed;
 };
 
 static struct copy_job* of(struct file_job* job) { return CONTAINER_OF(job, struct copy_job, job); }
@@ -71,8 +73,11 @@ static bool begin_file(struct copy_job* copy, int directory, const char* name) {
 // Opens or makes the directory that a tree is copied to.
 static bool begin_tree(struct copy_job* copy, int parent, const char* name) {
   struct file_job* job = &copy->job;
-  if (mkdirat(parent, name, kPrivate) < 0 && errno != EEXIST) {
-    return file_failed(&job->error, "mkdir");
+  if (mkdirat(parent, name, kPrivate) < 0) {
+    copy->top_existed = true;
+    if (errno != EEXIST) {
+      return file_failed(&job->error, "mkdir");
+    }
   }
   copy->top = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
   if (copy->top < 0 || fstat(copy->top, &copy->top_status) < 0) {
@@ -268,7 +273,8 @@ static bool leave(struct copy_job* copy) {
   if (fstat(walk_fd(copy->walk), &status) < 0) {
     return file_failed(&job->error, "stat");
   }
-  if (!copy_attributes(copy->directory, &status, &job->error) ||
+  const bool keep = copy->walk->depth == 1 && copy->top_existed;
+  if ((!keep && !copy_attributes(copy->directory, &status, &job->error)) ||
       !walk_leave(copy->walk, &job->error)) {
     return false;
   }

@@ -18,6 +18,8 @@ struct write_job {
   int fd;
   // What it gets when it is complete.
   struct file_attributes attributes;
+  // Where it is, for a message.
+  struct text path;
 };
 
 static struct write_job* of(struct file_job* job) {
@@ -122,6 +124,7 @@ static bool begin(struct write_job* writing, const FileRequest* request) {
   if (!file_path_get(&path, &request->path, &writing->job.error)) {
     return false;
   }
+  text_join(&writing->path, path.text, NULL);
   writing->attributes = (struct file_attributes){.flags = request->flags,
                                                  .mode = request->mode & kPermissions,
                                                  .uid = request->uid,
@@ -131,10 +134,9 @@ static bool begin(struct write_job* writing, const FileRequest* request) {
                                                     : open_file(writing, &path, request->flags);
 }
 
-static bool take(struct file_job* job, const FileRequest* request) {
+static bool write_some(struct file_job* job, const FileRequest* request) {
   struct write_job* writing = of(job);
   if (request->path.len > 0 && (!complete(writing) || !begin(writing, request))) {
-    text_clear(&job->where);
     return false;
   }
   if (request->data.len == 0) {
@@ -153,6 +155,14 @@ static bool take(struct file_job* job, const FileRequest* request) {
   return true;
 }
 
+static bool take(struct file_job* job, const FileRequest* request) {
+  if (write_some(job, request)) {
+    return true;
+  }
+  job->where = of(job)->path;
+  return false;
+}
+
 static bool start(struct file_job* job, const FileRequest* request) {
   if (request->path.len == 0) {
     return file_refused(&job->error, EINVAL, "path");
@@ -162,6 +172,7 @@ static bool start(struct file_job* job, const FileRequest* request) {
 
 static bool ended(struct file_job* job) {
   if (!complete(of(job))) {
+    job->where = of(job)->path;
     return false;
   }
   file_job_finish(job);

@@ -1,0 +1,149 @@
+/** What `sandbox.files` takes. */
+import { abortSignal, absoluteGuestPath, hostPath, nonEmptyText } from './common.js';
+import { parseConfig } from './parse.js';
+import * as z from './zod.js';
+
+const MIB = 1024 * 1024;
+const GIB = 1024 * MIB;
+const MAX_ID = 2 ** 32 - 2;
+const MAX_ENTRIES = 2 ** 31;
+
+export interface FileOptions {
+  /** Ends the operation. */
+  signal?: AbortSignal | undefined;
+}
+
+export interface ReadFileOptions extends FileOptions {
+  /** Longer content is `ERR_FILE_LIMIT`; default 256 MiB. A stream has no limit. */
+  maxBytes?: number | undefined;
+}
+
+export interface WriteFileOptions extends FileOptions {
+  /** Permission bits; `0o644` for a new file, else those that it has. */
+  mode?: number | undefined;
+  /** Fail with `ERR_FILE_EXISTS` when there is such a file. */
+  exclusive?: boolean | undefined;
+}
+
+export interface ReadStreamOptions extends FileOptions {
+  /** The first byte, counted from 0. */
+  start?: number | undefined;
+  /** The last byte, included. */
+  end?: number | undefined;
+}
+
+export interface WriteStreamOptions extends WriteFileOptions {
+  /** Write behind what is there. */
+  append?: boolean | undefined;
+}
+
+export interface MakeDirectoryOptions extends FileOptions {
+  /** Permission bits of the last directory; default `0o755`. */
+  mode?: number | undefined;
+  /** Make what is missing above it, and take one that is there for made (default). */
+  recursive?: boolean | undefined;
+}
+
+export interface RecursiveOptions extends FileOptions {
+  recursive?: boolean | undefined;
+}
+
+export interface OwnerOptions extends FileOptions {
+  /** Of a symbolic link: what it points to (default), or itself. */
+  followSymlink?: boolean | undefined;
+}
+
+export interface CopyInOptions extends FileOptions {
+  /** Owner of what is made in the guest; default 0, root. */
+  uid?: number | undefined;
+  gid?: number | undefined;
+}
+
+export interface CopyOutOptions extends FileOptions {
+  /** Stop with `ERR_FILE_LIMIT` beyond so many bytes (sparse ones included); default 64 GiB. */
+  maxBytes?: number | undefined;
+  /** The same for files, directories and links; default 1,000,000. */
+  maxEntries?: number | undefined;
+}
+
+const mode = z.int().min(0).max(0o7777, 'permission bits have four octal digits');
+const id = z.int().min(0).max(MAX_ID, 'the kernel has no larger ids');
+const bytes = z.int().min(0);
+const flag = z.boolean();
+const common = { signal: abortSignal.optional() };
+
+interface Resolved {
+  plain: FileOptions;
+  read: FileOptions & { maxBytes: number };
+  write: FileOptions & { mode?: number | undefined; exclusive: boolean };
+  readStream: FileOptions & { start: number; end?: number | undefined };
+  writeStream: FileOptions & { mode?: number | undefined; exclusive: boolean; append: boolean };
+  mkdir: FileOptions & { mode?: number | undefined; recursive: boolean };
+  recursive: FileOptions & { recursive: boolean };
+  owner: FileOptions & { followSymlink: boolean };
+  copyIn: FileOptions & { uid: number; gid: number };
+  copyOut: FileOptions & { maxBytes: number; maxEntries: number };
+}
+
+/** The options of one kind of operation, checked and complete. */
+export type ResolvedFileOptions<Kind extends keyof Resolved> = Resolved[Kind];
+
+const schemas: { [Kind in keyof Resolved]: z.ZodType<Resolved[Kind]> } = {
+  plain: z.strictObject(common),
+  read: z.strictObject({ ...common, maxBytes: bytes.default(256 * MIB) }),
+  write: z.strictObject({
+    ...common,
+    mode: mode.optional(),
+    exclusive: flag.default(false),
+  }),
+  readStream: z
+    .strictObject({ ...common, start: bytes.default(0), end: bytes.optional() })
+    .refine(({ start, end }) => end === undefined || end >= start, {
+      path: ['end'],
+      message: 'the last byte must not lie before the first',
+    }),
+  writeStream: z.strictObject({
+    ...common,
+    mode: mode.optional(),
+    exclusive: flag.default(false),
+    append: flag.default(false),
+  }),
+  mkdir: z.strictObject({ ...common, mode: mode.optional(), recursive: flag.default(true) }),
+  recursive: z.strictObject({ ...common, recursive: flag.default(false) }),
+  owner: z.strictObject({ ...common, followSymlink: flag.default(true) }),
+  copyIn: z.strictObject({ ...common, uid: id.default(0), gid: id.default(0) }),
+  copyOut: z.strictObject({
+    ...common,
+    maxBytes: bytes.default(64 * GIB),
+    maxEntries: z.int().min(0).max(MAX_ENTRIES).default(1_000_000),
+  }),
+};
+
+type ArgumentName = 'path' | 'to' | 'guestPath' | 'hostPath' | 'target' | 'mode' | 'uid' | 'gid';
+
+const fields: Readonly<Record<ArgumentName, z.ZodType>> = {
+  path: absoluteGuestPath,
+  to: absoluteGuestPath,
+  guestPath: absoluteGuestPath,
+  hostPath,
+  target: nonEmptyText,
+  mode,
+  uid: id,
+  gid: id,
+};
+
+/** Checks the options of one kind and fills in what is absent. */
+export function parseFileOptions<Kind extends keyof Resolved>(
+  kind: Kind,
+  input: unknown,
+): Resolved[Kind] {
+  return parseConfig(schemas[kind], input === undefined ? {} : input, 'invalid file options');
+}
+
+/** Checks arguments by their names: paths, modes, ids. */
+export function checkFileArguments(input: { [Name in ArgumentName]?: unknown }): void {
+  for (const [name, value] of Object.entries(input)) {
+    const schema = z.strictObject({ [name]: fields[name as ArgumentName] });
+    parseConfig<unknown>(schema, { [name]: value }, 'invalid file operation');
+  }
+}
