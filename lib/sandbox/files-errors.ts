@@ -4,6 +4,9 @@ import type { FileEvent } from '../rpc/files-client.js';
 import { join } from './files-entry.js';
 import { errnoName } from './signals.js';
 
+/** The guest's word goes into messages: not more than a path can be. */
+const MAX_TOLD_PATH = 4096;
+
 type FileCode = CodeOf<'FileError'>;
 
 const codes: Readonly<Record<string, FileCode>> = {
@@ -65,10 +68,11 @@ function makeError(
 
 /** The failure that an event of the agent tells. */
 export function guestFileError(operation: FileOperation, event: FileEvent): FileError {
-  const told = Buffer.from(event.path).toString();
+  const told = Buffer.from(event.path.subarray(0, MAX_TOLD_PATH)).toString();
   const path = told.startsWith('/') ? told : join(operation.path, told);
   const errno = errnoName(event.errno) ?? `errno ${event.errno}`;
-  return makeError({ ...operation, path }, errno, event.call);
+  const syscall = /^\w{1,32}$/.test(event.call) ? event.call : undefined;
+  return makeError({ ...operation, path }, errno, syscall);
 }
 
 /** The failure of a call of ours on a file of the host; other errors stay as they are. */
