@@ -1,25 +1,28 @@
 // clang-tidy over every C++ source that ships, with the commands that CMake recorded. What passed is
-// remembered in the user's cache by the hash of the source, of all headers and of the options, so
+// remembered in the user's cache by the hash of the source, of what it includes and of the options, so
 // that only what changed is analysed again, also in a new clone.
 import { spawn, spawnSync } from 'node:child_process';
-import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { homedir } from 'node:os';
-import { extname, join } from 'node:path';
+import { join, relative } from 'node:path';
 import { pool } from './lib/pool.mjs';
 import { root } from './lib/root.mjs';
-import { hashInputs, listFiles } from './lib/stamp.mjs';
+import { hashInputs } from './lib/stamp.mjs';
 
 const TOOL = 'clang-tidy-19';
 const buildFolder = join(root, 'build/cmake/addon');
 const passed = join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'embervm/tidy');
 
-function sharedHash() {
-  const headers = listFiles(join(root, 'native'))
-    .filter((file) => extname(file) === '.h')
-    .map((file) => file.slice(root.length + 1));
-  const version = spawnSync(TOOL, ['--version'], { encoding: 'utf8' }).stdout;
-  return hashInputs([...headers, '.clang-tidy'], { facts: [version] });
+const native = join(root, 'native');
+
+/** What a file includes of ours, and those in turn; includes are written from native/. */
+function closureOf(file, seen = new Set()) {
+  if (seen.has(file) || !existsSync(file)) return seen;
+  seen.add(file);
+  for (const [, header] of readFileSync(file, 'utf8').matchAll(/^#include "(.+)"$/gm)) {
+    closureOf(join(native, header), seen);
+  }
+  return seen;
 }
 
 function tidy(file) {
@@ -40,11 +43,9 @@ function tidy(file) {
 }
 
 async function check({ file, command }, shared) {
-  const hash = createHash('sha256')
-    .update(shared)
-    .update(readFileSync(file))
-    .update(command.replaceAll(root, ''))
-    .digest('hex');
+  const sources = [...closureOf(file)].map((path) => relative(root, path)).sort();
+  const facts = [...shared, command.replaceAll(root, '')];
+  const hash = hashInputs([...sources, '.clang-tidy'], { facts });
   const mark = join(passed, hash);
   if (existsSync(mark)) return undefined;
   const problem = await tidy(file);
@@ -57,7 +58,7 @@ const units = database.filter(
   ({ file }) => file.startsWith(`${root}/native/`) && !file.startsWith(`${root}/native/test/`),
 );
 mkdirSync(passed, { recursive: true });
-const shared = sharedHash();
+const shared = [spawnSync(TOOL, ['--version'], { encoding: 'utf8' }).stdout];
 const problems = (await pool(units, (unit) => check(unit, shared))).filter((p) => p !== undefined);
 for (const problem of problems) console.error(problem);
 if (problems.length > 0 || units.length === 0) process.exitCode = 1;
