@@ -8,6 +8,7 @@
 #include "napi/convert.h"
 #include "napi/file_lock.h"
 #include "napi/machine_wrap.h"
+#include "napi/pty_relay_wrap.h"
 
 namespace embervm::napi {
 
@@ -22,11 +23,13 @@ Napi::Value ProbeHost(const Napi::CallbackInfo& info) {
 static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   auto data = std::make_unique<AddonData>();
   data->machine_class = Napi::Persistent(MachineWrap::DefineClass(env));
+  data->relay_class = Napi::Persistent(PtyRelayWrap::DefineClass(env));
   // The environment owns it from here and deletes it when it ends.
   env.SetInstanceData(data.release());
   exports.Set("version", EMBERVM_VERSION);
   exports.Set("createMachine", Napi::Function::New<&MachineWrap::CreateMachine>(env));
   exports.Set("restoreMachine", Napi::Function::New<&MachineWrap::RestoreMachine>(env));
+  exports.Set("createTerminalRelay", Napi::Function::New<&PtyRelayWrap::CreateRelay>(env));
   exports.Set("probeHost", Napi::Function::New<&ProbeHost>(env));
   exports.Set("lockFile", Napi::Function::New<&LockFile>(env));
   exports.Set("isFileLocked", Napi::Function::New<&IsFileLocked>(env));

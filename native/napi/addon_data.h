@@ -9,8 +9,11 @@ namespace embervm::napi {
 
 struct AddonData {
   Napi::FunctionReference machine_class;
-  // True only while createMachine() constructs: the class is not for callers.
+  Napi::FunctionReference relay_class;
+  // True only while createMachine() or createTerminalRelay() constructs: the classes
+  // are not for callers.
   bool constructing_machine = false;
+  bool constructing_relay = false;
 };
 
 }  // namespace embervm::napi
