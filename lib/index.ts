@@ -1,5 +1,6 @@
 /** `embervm`: hardware-isolated Linux sandboxes inside a Node process. */
-export type { ExecOptions, StdinSource } from './config/exec.js';
+export type { AttachOptions } from './config/attach.js';
+export type { ExecOptions, StdinSource, TerminalSize } from './config/exec.js';
 export type {
   CopyInOptions,
   CopyOutOptions,

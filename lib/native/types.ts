@@ -141,6 +141,30 @@ export interface NativeMachine {
   unref(): void;
 }
 
+export interface NativeTerminalRelayConfig {
+  /** Descriptors of terminals; they stay the caller's. */
+  input: number;
+  output: number;
+  /** A raw stream of which nothing was read; it stays the caller's, who closes it. */
+  stream: number;
+  /** Empty: nothing detaches. */
+  detachKeys: Uint8Array;
+}
+
+/** A terminal of the host and a raw stream of the guest. */
+export interface NativeTerminalRelay {
+  /** Zeros where the terminal does not know. */
+  size(): { rows: number; cols: number };
+  /**
+   * Enters raw mode and moves bytes until the end; then the mode is restored and the stream closed.
+   * `ended`: by the guest; `gone`: the terminal was closed. Once.
+   */
+  run(): Promise<'ended' | 'detached' | 'gone' | 'stopped'>;
+  stop(): void;
+  /** Stops what runs and waits for the mode to be restored. Idempotent. */
+  close(): void;
+}
+
 export interface NativeCapability {
   name: string;
   available: boolean;
@@ -170,6 +194,7 @@ export interface NativeBinding {
     config: NativeRestoreConfig,
     onEvents: (events: NativeEvent[]) => void,
   ): Promise<NativeMachine>;
+  createTerminalRelay(config: NativeTerminalRelayConfig): NativeTerminalRelay;
   probeHost(): NativeHostReport;
   /** Locks the open file description behind `fd`; false when another one has the file locked. */
   lockFile(fd: number): boolean;

@@ -1,11 +1,13 @@
 /** A booted sandbox: its machine, its agent and its commands. */
 import type { Socket } from 'node:net';
 import { join } from 'node:path';
+import type { AttachOptions } from '../config/attach.js';
 import {
   checkCommandBytes,
   type ExecOptions,
   parseCommand,
   parseExecOptions,
+  type ResolvedExecOptions,
   type TerminalSize,
 } from '../config/exec.js';
 import type { LogOptions, LogSource, LogStreamOptions } from '../config/logs.js';
@@ -29,7 +31,7 @@ import { SandboxFiles } from './files.js';
 import { Lifecycle, type LifecycleParts } from './lifecycle.js';
 import { type LogSourceOf, readLogs, streamLogs } from './logs.js';
 import { metricsStream, sampleMetrics } from './metrics.js';
-import { TERMINAL_ENV, TerminalHost } from './terminal-host.js';
+import { streamedTerminal, TERMINAL_ENV, TerminalHost } from './terminal-host.js';
 import type { BootReport, Execution, Metrics, SandboxStatus } from './types.js';
 
 const MIB = 1024 * 1024;
@@ -95,13 +97,32 @@ export class SandboxCore implements ExecHost {
     input: ExecOptions | undefined,
   ): Execution<Out> {
     const options = parseExecOptions(input);
-    const argv = parseCommand(file, args);
+    const start = this.#startOf(parseCommand(file, args), options);
+    const { tty } = options;
+    const host = tty === undefined ? this : new TerminalHost(this, streamedTerminal(tty));
+    return new CommandExecution<Out>(host, start, options);
+  }
+
+  /** Runs a command, or the shell, on a terminal of this host. */
+  async attach(
+    file: string | undefined,
+    args: readonly string[],
+    input: AttachOptions | undefined,
+  ): Promise<number> {
+    const { parseAttachOptions } = await import('../config/attach.js');
+    const { attach } = await import('./attach.js');
+    const options = parseAttachOptions(input);
+    const argv = parseCommand(file ?? this.#options.shell, args);
+    return attach(this, this.#startOf(argv, options.exec), options);
+  }
+
+  #startOf(argv: string[], options: ResolvedExecOptions): Omit<ExecStart, 'execId'> {
     const terminalEnv = options.tty === undefined ? {} : TERMINAL_ENV;
     const env = Object.entries({ ...terminalEnv, ...this.#options.env, ...options.env }).map(
       ([key, value]) => `${key}=${value}`,
     );
     checkCommandBytes([...argv, ...env]);
-    const start: Omit<ExecStart, 'execId'> = {
+    return {
       args: argv,
       env,
       cwd: options.cwd ?? this.#options.workdir,
@@ -111,8 +132,6 @@ export class SandboxCore implements ExecHost {
       rlimits: options.rlimits,
       restricted: this.#options.securityProfile === 'restricted',
     };
-    const host = options.tty === undefined ? this : new TerminalHost(this, options.tty);
-    return new CommandExecution<Out>(host, start, options);
   }
 
   shell<Out extends string | Uint8Array>(

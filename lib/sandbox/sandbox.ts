@@ -1,5 +1,6 @@
 /** The sandbox as its users see it. What it takes is loaded when one is created. */
 import type { Socket } from 'node:net';
+import type { AttachOptions } from '../config/attach.js';
 import type { ExecOptions } from '../config/exec.js';
 import type { LogOptions, LogStreamOptions } from '../config/logs.js';
 import type { StopOptions } from '../config/machine.js';
@@ -138,6 +139,20 @@ export class Sandbox implements AsyncDisposable {
   /** Files of the guest. */
   get files(): SandboxFiles {
     return this.#core.files;
+  }
+
+  /**
+   * Runs a program, by default the shell, on the terminal of this process, until it ends or the
+   * detach keys are typed. Resolves to its exit code, 128 and the number of the signal that ended
+   * it, or 0 when it was detached.
+   */
+  attach(file?: string, args: readonly string[] = [], options?: AttachOptions): Promise<number> {
+    return this.#core.attach(file, args, options);
+  }
+
+  /** Runs the sandbox's shell on the terminal of this process. */
+  attachShell(options?: AttachOptions): Promise<number> {
+    return this.attach(undefined, [], options);
   }
 
   /** Connects to a vsock port on which a program in the guest listens. */

@@ -15,32 +15,36 @@ export interface TerminalParent extends ExecHost {
   connect(port: number, signal: AbortSignal): Promise<Socket>;
 }
 
+/** Our end of a terminal, before the program starts. */
+export interface TerminalEnd {
+  readonly size: TerminalSize;
+  /** Hands over to the program's channel. */
+  channel(exec: ExecChannel): CommandChannel;
+  /** The program did not start. */
+  discard(): void;
+}
+
+/** Takes a raw stream of which nothing was read yet. */
+export type TakeStream = (stream: Socket, execId: bigint) => TerminalEnd;
+
 export class TerminalHost implements ExecHost {
   readonly #parent: TerminalParent;
-  readonly #size: TerminalSize;
+  readonly #take: TakeStream;
 
-  constructor(parent: TerminalParent, size: TerminalSize) {
+  constructor(parent: TerminalParent, take: TakeStream) {
     this.#parent = parent;
-    this.#size = size;
+    this.#take = take;
   }
 
   async open(start: ExecStart, signal: AbortSignal): Promise<CommandChannel> {
-    const id = `exec-${start.execId}`;
-    const stream = await this.#parent.connect(RAW_PORT, signal);
-    const stop = (): void => {
-      stream.destroy();
-    };
-    signal.addEventListener('abort', stop);
+    const stream = `exec-${start.execId}`;
+    const end = this.#take(await this.#openStream(stream, signal), start.execId);
     try {
-      await openRawStream(stream, id);
-      const terminal = { ...this.#size, stream: id };
-      const exec = await this.#parent.open({ ...start, terminal }, signal);
-      return this.channel(exec, stream);
+      const terminal = { ...end.size, stream };
+      return end.channel(await this.#parent.open({ ...start, terminal }, signal));
     } catch (error) {
-      stream.destroy();
+      end.discard();
       throw error;
-    } finally {
-      signal.removeEventListener('abort', stop);
     }
   }
 
@@ -68,7 +72,26 @@ export class TerminalHost implements ExecHost {
     return this.#parent.explain(error);
   }
 
-  protected channel(exec: ExecChannel, stream: Socket): CommandChannel {
-    return new TerminalChannel(exec, stream);
+  async #openStream(id: string, signal: AbortSignal): Promise<Socket> {
+    const stream = await this.#parent.connect(RAW_PORT, signal);
+    const stop = (): void => {
+      stream.destroy();
+    };
+    signal.addEventListener('abort', stop);
+    try {
+      await openRawStream(stream, id);
+      return stream;
+    } finally {
+      signal.removeEventListener('abort', stop);
+    }
   }
+}
+
+/** A terminal whose bytes are read and written here. */
+export function streamedTerminal(size: TerminalSize): TakeStream {
+  return (stream) => ({
+    size,
+    channel: (exec) => new TerminalChannel(exec, stream),
+    discard: () => stream.destroy(),
+  });
 }
