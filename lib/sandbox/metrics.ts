@@ -9,6 +9,8 @@ import type { Metrics } from './types.js';
 const NS_PER_MS = 1e6;
 /** A guest that is busy or hostile must not hold up who asks how busy it is. */
 const GUEST_TIMEOUT_MS = 1_000;
+/** How long the release of a sandbox that has ended may take. */
+const ENDING_MS = 5_000;
 
 export interface MetricsSource {
   /** When the sandbox was ready, by `performance.now()`. */
@@ -64,8 +66,23 @@ export async function* metricsStream(
   for (;;) {
     if (signal?.aborted) throw abortedError(signal, 'watching the metrics');
     if (over.signal.aborted) return;
-    last = await sample(last);
+    try {
+      last = await sample(last);
+    } catch (error) {
+      // It ended while it was looked at.
+      if (await settled(ended)) return;
+      throw error;
+    }
     yield last;
     await sleep(intervalMs, undefined, { signal: wake, ref: false }).catch(() => {});
   }
+}
+
+/** Whether the promise settles before an error of the sandbox could have another reason. */
+async function settled(promise: Promise<unknown>): Promise<boolean> {
+  const over = promise.then(
+    () => true,
+    () => true,
+  );
+  return Promise.race([over, sleep(ENDING_MS, false, { ref: false })]);
 }
