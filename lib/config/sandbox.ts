@@ -79,6 +79,11 @@ export interface SandboxOptions {
    * when it does (`completed`). `auto`: the init that the image has.
    */
   init?: InitOption | undefined;
+  /**
+   * Programs by name, each with its `#!` line: files of `/.embervm/scripts`, which comes first on
+   * the PATH of every command.
+   */
+  scripts?: Record<string, string> | undefined;
   detached?: false | undefined;
   /** For finding it: `Sandbox.list({ labels })`. */
   labels?: Record<string, string> | undefined;
@@ -137,6 +142,7 @@ export interface ResolvedSandboxOptions {
   bootTimeoutMs: number;
   securityProfile: 'default' | 'restricted';
   init?: ResolvedInit | undefined;
+  scripts: Record<string, string>;
   labels: Record<string, string>;
   ephemeral: boolean;
   /** Time for the graceful end of the sandbox to replace; `undefined`: replace none. */
@@ -176,6 +182,13 @@ const labels: z.ZodType<Record<string, string>> = z
   .refine(
     (all) => Object.keys(all).length <= MAX_LABELS,
     `a sandbox has at most ${MAX_LABELS} labels`,
+  );
+
+const scriptName: z.ZodType<string> = z
+  .string()
+  .refine(
+    (name) => /^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$/.test(name),
+    'a script name has 1 to 128 letters, digits, ".", "_" and "-", and begins with none of "." and "-"',
   );
 
 const progressCallback = z.custom<(event: ProgressEvent) => void>(
@@ -232,7 +245,10 @@ const fields = z.strictObject({
   maxMemoryMib: notBuilt('maxMemoryMib', 'set memoryMib to the maximum'),
   entrypoint: notBuilt('entrypoint'),
   init: init.optional().describe('PID 1 of the workload'),
-  scripts: notBuilt('scripts'),
+  scripts: z
+    .record(scriptName, cleanText)
+    .default({})
+    .describe('programs on the PATH of every command'),
   patches: notBuilt('patches'),
   mounts: notBuilt('mounts'),
   logLevel: logLevel.default('info').describe('what is logged about the sandbox'),

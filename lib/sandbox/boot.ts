@@ -15,7 +15,9 @@ import type { UpperDisk } from '../state/upper-disk.js';
 import type { BootClock } from './boot-clock.js';
 import { guestCommandLine } from './command-line.js';
 import { SandboxCore } from './core.js';
+import { SandboxFiles } from './files.js';
 import { INIT_EXEC_ID, type InitProcess, startInit } from './init.js';
+import { installScripts } from './scripts.js';
 import { shownTail, stopReason } from './stop-result.js';
 import type { BootReport } from './types.js';
 
@@ -95,6 +97,7 @@ export class Boot {
       this.#agent = agent;
       clock.begin('root');
       const info = await Promise.race([this.#setUp(machine, agent, upper), watch.failed]);
+      await Promise.race([this.#installScripts(machine, agent), watch.failed]);
       const init = await this.#startInit(machine, watch.failed);
       await recorded;
       clock.end();
@@ -167,6 +170,22 @@ export class Boot {
       throw this.#failed(`the agent could not set up the root: ${(cause as Error).message}`, {
         cause,
       });
+    }
+  }
+
+  /** Part of the root's set-up: a full disk is a failure of that stage. */
+  async #installScripts(machine: Machine, agent: AgentClient): Promise<void> {
+    const { scripts } = this.#options;
+    if (Object.keys(scripts).length === 0) return;
+    const files = new SandboxFiles({
+      call: (method, request, signal) => agent.files(method, request, { signal }),
+      connect: (signal) => machine.connectVsock(AGENT_PORT, { signal }),
+      explain: async (error) => error,
+    });
+    try {
+      await installScripts(files, scripts);
+    } catch (cause) {
+      throw this.#failed(`its scripts were not written: ${(cause as Error).message}`, { cause });
     }
   }
 

@@ -31,6 +31,7 @@ import { SandboxFiles } from './files.js';
 import { Lifecycle, type LifecycleParts } from './lifecycle.js';
 import { type LogSourceOf, readLogs, streamLogs } from './logs.js';
 import { metricsStream, sampleMetrics } from './metrics.js';
+import { withScripts } from './scripts.js';
 import { streamedTerminal, TERMINAL_ENV, TerminalHost } from './terminal-host.js';
 import type { BootReport, Execution, Metrics, SandboxStatus } from './types.js';
 
@@ -118,7 +119,9 @@ export class SandboxCore implements ExecHost {
 
   #startOf(argv: string[], options: ResolvedExecOptions): Omit<ExecStart, 'execId'> {
     const terminalEnv = options.tty === undefined ? {} : TERMINAL_ENV;
-    const env = Object.entries({ ...terminalEnv, ...this.#options.env, ...options.env }).map(
+    const merged = { ...terminalEnv, ...this.#options.env, ...options.env };
+    const hasScripts = Object.keys(this.#options.scripts).length > 0;
+    const env = Object.entries(hasScripts ? withScripts(merged) : merged).map(
       ([key, value]) => `${key}=${value}`,
     );
     checkCommandBytes([...argv, ...env]);

@@ -15,6 +15,7 @@ describeGuest('an init', () => {
       const sandbox = await Sandbox.create(
         small({
           env: { WHO: 'sandbox' },
+          scripts: { 'say-hi': '#!/bin/sh\necho "hi $1"\n' },
           init: { cmd: '/bin/sh', args: ['-c', script], env: { WHO: 'init' } },
         }),
       );
@@ -26,6 +27,12 @@ describeGuest('an init', () => {
         expect(seen.stdout).toMatch(/^init embervm\n\/bin\/sh -c trap/);
         // The init, its sleep, the shell, ls and wc; none of the guest's kernel.
         expect(Number(seen.stdout.trim().split('\n').at(-1)?.split(' ').at(-1))).toBeLessThan(8);
+
+        expect(await sandbox.exec('say-hi', ['you'])).toMatchObject({ stdout: 'hi you\n' });
+        const path = { env: { PATH: '/bin' } };
+        expect(await sandbox.shell('echo $PATH', path)).toMatchObject({
+          stdout: '/.embervm/scripts:/bin\n',
+        });
 
         const beside = sandbox.exec('sleep', ['100']);
         await beside.pid;
