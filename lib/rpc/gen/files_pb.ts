@@ -108,7 +108,10 @@ export interface FileEvent {
   errno: number;
   /** The system call that failed. */
   call: string;
-  /** Below the path of the request, when that has a tree. */
+  /**
+   * The file that it failed at, where that need not be the one that the request
+   * names: below that path, or absolute.
+   */
   path: Uint8Array;
   /** Zeros that were not sent. */
   hole: bigint;
