@@ -161,6 +161,7 @@ Result<> DeviceSet::Restore(std::span<const std::vector<std::byte>> states) {
 
 std::vector<std::uint64_t> DeviceSet::DriveSizes() const {
   std::vector<std::uint64_t> sizes;
+  sizes.reserve(drives_.size());
   for (const Drive& drive : drives_) sizes.push_back(drive.device->size());
   return sizes;
 }

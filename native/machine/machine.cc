@@ -81,11 +81,10 @@ void Machine::Kill(Callback done) {
 }
 
 void Machine::Snapshot(SnapshotRequest request, SnapshotCallback done) {
-  Dispatch(
-      Completion<SnapshotReport>(std::move(done)),
-      [request = std::move(request)](MachineCore& core, Completion<SnapshotReport> owed) mutable {
-        core.TakeSnapshot(std::move(request), std::move(owed));
-      });
+  Dispatch(Completion<SnapshotReport>(std::move(done)),
+           [request = std::move(request)](MachineCore& core, Completion<SnapshotReport> owed) {
+             core.TakeSnapshot(request, std::move(owed));
+           });
 }
 
 void Machine::ConnectVsock(std::uint32_t port, StreamCallback done) {

@@ -51,7 +51,7 @@ class MachineCore final : public VcpuHost {
   void Pause(Completion<> done);
   void Resume(Completion<> done);
   void Kill(Completion<> done);
-  void TakeSnapshot(SnapshotRequest request, Completion<SnapshotReport> done);
+  void TakeSnapshot(const SnapshotRequest& request, Completion<SnapshotReport> done);
   void ConnectVsock(std::uint32_t port, Completion<UniqueFd> done);
   void ListenVsock(std::uint32_t port);
   void UnlistenVsock(std::uint32_t port);

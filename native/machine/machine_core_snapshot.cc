@@ -13,7 +13,7 @@
 
 namespace embervm::machine {
 
-void MachineCore::TakeSnapshot(SnapshotRequest request, Completion<SnapshotReport> done) {
+void MachineCore::TakeSnapshot(const SnapshotRequest& request, Completion<SnapshotReport> done) {
   if (snapshot_ != nullptr) {
     return done(std::unexpected(
         Error("ERR_SNAPSHOT_BUSY", "another snapshot of this machine is being taken")));

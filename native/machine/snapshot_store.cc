@@ -119,6 +119,7 @@ void RemoveOthers(int directory, std::span<const std::string> keep) {
 
 std::vector<std::string> NamesOf(const Snapshot& snapshot) {
   std::vector<std::string> names;
+  names.reserve(snapshot.memory.size());
   for (const MemoryLayer& layer : snapshot.memory) names.push_back(layer.name);
   return names;
 }

@@ -60,7 +60,7 @@ void MarkStored(PageSet& pages, const GuestMemory::Layer& layer, std::uint64_t w
   if (!layer.extents.empty()) return;
   const int fd = layer.file.get();
   const auto end = static_cast<off_t>(window + kWindow);
-  off_t at = static_cast<off_t>(window);
+  auto at = static_cast<off_t>(window);
   while (at < end) {
     const off_t data = ::lseek(fd, at, SEEK_DATA);
     if (data < 0 && errno == ENXIO) return;  // Holes up to the end of the file.
