@@ -271,6 +271,22 @@ describeGuest('a sandbox', () => {
     ['a file without the permission', '/etc/passwd', [], {}, 'permission_denied', 'EACCES'],
     ['a directory', '/etc', [], {}, 'permission_denied', 'EACCES'],
     ['a working directory that is absent', 'true', [], { cwd: '/no/such' }, 'bad_cwd', 'ENOENT'],
+    [
+      'a working directory that is a file',
+      'true',
+      [],
+      { cwd: '/etc/passwd' },
+      'bad_cwd',
+      'ENOTDIR',
+    ],
+    [
+      'a variable of 1 MiB',
+      'true',
+      [],
+      { env: { A: 'x'.repeat(2 ** 20) } },
+      'resource_limit',
+      'E2BIG',
+    ],
     ['a user that is absent', 'true', [], { user: 'nobody-like-that' }, 'bad_user', undefined],
   ] as const)('says why %s does not start', async (_, file, args, options, kind, errno) => {
     const error = await rejection<ExecError>(sandbox.exec(file, args, options));
@@ -283,6 +299,16 @@ describeGuest('a sandbox', () => {
     await sandbox.shell('printf "\\000\\001\\002" > /junk; chmod +x /junk');
     const error = await rejection<ExecError>(sandbox.exec('/junk'));
     expect(error).toMatchObject({ kind: 'not_executable', errno: 'ENOEXEC' });
+  });
+
+  test('takes ten thousand arguments, and a megabyte of environment', async () => {
+    const args = Array.from({ length: 10_000 }, (_, index) => String(index));
+    const { stdout } = await sandbox.exec('sh', ['-c', 'shift 9998; echo $# $1', 'sh', ...args]);
+    expect(stdout).toBe('2 9998\n');
+    const env = Object.fromEntries(args.slice(0, 64).map((n) => [`V${n}`, 'x'.repeat(16 * 1024)]));
+    expect(await sandbox.shell('printf %s "$V0$V63" | wc -c', { env })).toMatchObject({
+      stdout: '32768\n',
+    });
   });
 
   test('refuses options at once', () => {
