@@ -10,6 +10,7 @@ import {
 } from '../../lib/config/logs.js';
 import {
   formatCursor,
+  formatEntry,
   type LogEntry,
   parseCursor,
   parseEntry,
@@ -56,6 +57,20 @@ async function collect(stream: AsyncIterable<LogEntry>): Promise<string[]> {
   for await (const { text } of stream) texts.push(text);
   return texts;
 }
+
+describe('a line', () => {
+  test.each([
+    ['text', Buffer.from('ü\n')],
+    ['NUL bytes', Buffer.alloc(3000)],
+    ['bytes that are no text', Buffer.from([0xff, 0xfe, 0x80])],
+  ])('has %s back as it was, and is hardly longer', (_, data) => {
+    const line = formatEntry({ source: 'stdout', execId: 1n, data }, 7);
+    expect(line.length).toBeLessThan(data.length * 1.4 + 60);
+    const entry = parseEntry(line.trimEnd(), () => 'c');
+    expect(Buffer.from(entry?.data ?? [])).toEqual(data);
+    expect(entry?.text).toBe(data.toString('utf8'));
+  });
+});
 
 describe('a log', () => {
   test('has what was written, with its source, time and command', async () => {

@@ -34,7 +34,8 @@ export interface LogPlace {
 
 /** One line, with its end. */
 export function formatEntry({ source, execId, level, data }: NewEntry, now: number): string {
-  const isText = typeof data === 'string' || isUtf8(data);
+  // With a NUL it is not text either, and would be six characters a byte in JSON.
+  const isText = typeof data === 'string' || (isUtf8(data) && !data.includes(0));
   return `${JSON.stringify({
     t: now,
     s: source,
