@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ResolvedMetricsStreamOptions } from '../config/metrics.js';
 import { abortedError } from '../errors.js';
+import { waitFor } from '../machine/wait.js';
 import type { NativeStats } from '../native/types.js';
 import type { GuestMemory } from '../rpc/agent-client.js';
 import type { Metrics } from './types.js';
@@ -58,31 +59,25 @@ export async function* metricsStream(
   ended: Promise<unknown>,
   { intervalMs, signal }: ResolvedMetricsStreamOptions,
 ): AsyncGenerator<Metrics, void, void> {
-  const over = new AbortController();
-  const finish = (): void => over.abort();
-  ended.then(finish, finish);
-  const wake = signal === undefined ? over.signal : AbortSignal.any([over.signal, signal]);
+  const ending = new AbortController();
+  const over = ended.then(
+    () => true,
+    () => true,
+  );
+  void over.then(() => ending.abort());
+  const wake = signal === undefined ? ending.signal : AbortSignal.any([ending.signal, signal]);
   let last: Metrics | undefined;
   for (;;) {
     if (signal?.aborted) throw abortedError(signal, 'watching the metrics');
-    if (over.signal.aborted) return;
+    if (ending.signal.aborted) return;
     try {
       last = await sample(last);
     } catch (error) {
       // It ended while it was looked at.
-      if (await settled(ended)) return;
+      if (await waitFor(over, { what: 'the end', timeoutMs: ENDING_MS })) return;
       throw error;
     }
     yield last;
     await sleep(intervalMs, undefined, { signal: wake, ref: false }).catch(() => {});
   }
-}
-
-/** Whether the promise settles before an error of the sandbox could have another reason. */
-async function settled(promise: Promise<unknown>): Promise<boolean> {
-  const over = promise.then(
-    () => true,
-    () => true,
-  );
-  return Promise.race([over, sleep(ENDING_MS, false, { ref: false })]);
 }
