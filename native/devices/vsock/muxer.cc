@@ -229,12 +229,13 @@ void VsockMuxer::OnResponse(VsockConnection& connection) {
 
 void VsockMuxer::OnData(VsockConnection& connection, std::uint32_t length,
                         virtio::Segments payload) {
+  // Counted first: whoever has read the bytes finds them counted.
+  tx_bytes_.fetch_add(length, std::memory_order_relaxed);
   // An empty packet says nothing but its credit.
   if (length > 0 && !connection.Deliver(length, payload)) {
     Close(connection, Ending::kReset);
     return;
   }
-  tx_bytes_.fetch_add(length, std::memory_order_relaxed);
   Update(connection);
 }
 
