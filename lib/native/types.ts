@@ -200,4 +200,6 @@ export interface NativeBinding {
   lockFile(fd: number): boolean;
   /** Whether another open file description has the file locked. Locks nothing. */
   isFileLocked(fd: number): boolean;
+  /** Copies what is not a hole to `to`, which must not exist; synced where `durable`. */
+  copySparse(from: string, to: string, durable: boolean): Promise<void>;
 }

@@ -9,6 +9,7 @@
 #include "napi/file_lock.h"
 #include "napi/machine_wrap.h"
 #include "napi/pty_relay_wrap.h"
+#include "napi/sparse_copy_worker.h"
 
 namespace embervm::napi {
 
@@ -32,6 +33,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("createTerminalRelay", Napi::Function::New<&PtyRelayWrap::CreateRelay>(env));
   exports.Set("probeHost", Napi::Function::New<&ProbeHost>(env));
   exports.Set("lockFile", Napi::Function::New<&LockFile>(env));
+  exports.Set("copySparse", Napi::Function::New<&CopySparseAsync>(env));
   exports.Set("isFileLocked", Napi::Function::New<&IsFileLocked>(env));
   return exports;
 }
