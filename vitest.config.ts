@@ -21,6 +21,7 @@ export default defineConfig({
         extends: true,
         test: {
           name: 'integration',
+          globalSetup: 'test/helpers/empty-templates.ts',
           include: ['test/integration/**/*.test.ts', 'test/docs/**/*.test.ts'],
           fileParallelism: false,
           testTimeout: 180_000,

@@ -42,8 +42,21 @@ export interface ProgressEvent {
   durationMs?: number;
 }
 
-/** The steps of a boot, in order; `init` where there is one. */
-export type BootStage = 'validate' | 'assets' | 'disk' | 'machine' | 'kernel' | 'root' | 'init';
+/** The steps of a boot; `init` where there is one. */
+export type BootStage =
+  | 'validate'
+  | 'assets'
+  | 'disk'
+  /** A cold start. */
+  | 'machine'
+  | 'kernel'
+  | 'root'
+  /** The first of its kind is saved for later ones. */
+  | 'template'
+  /** A warm start. */
+  | 'restore'
+  | 'agent'
+  | 'init';
 
 export interface SandboxOptions {
   /** 1 to 128 bytes of letters, digits, `.`, `_`, `-`, the first a letter or digit; generated when absent. */
@@ -68,6 +81,10 @@ export interface SandboxOptions {
   /** How long the guest may take until its agent answers, in ms; default 120 000. */
   bootTimeoutMs?: number | undefined;
   network?: 'none' | undefined;
+  /**
+   * `auto` (the default): go on from a saved guest of the same kernel, agent, base image, CPUs,
+   * memory and disk size where there is one, else save this one for later. `off`: boot.
+   */
   warmStart?: 'auto' | 'off' | undefined;
   /**
    * `restricted`: commands have few capabilities and can gain none; set-user-ID programs and device
@@ -140,6 +157,7 @@ export interface ResolvedSandboxOptions {
   rootDiskMib: number;
   kernel: { path?: string | undefined; args: string[] };
   bootTimeoutMs: number;
+  warmStart: 'auto' | 'off';
   securityProfile: 'default' | 'restricted';
   init?: ResolvedInit | undefined;
   scripts: Record<string, string>;
@@ -226,7 +244,7 @@ const fields = z.strictObject({
     .describe('the guest kernel'),
   bootTimeoutMs: limitMs.default(120_000).describe('limit of the boot in ms'),
   network: onlyBuilt('network', ['none']).describe('network of the guest'),
-  warmStart: onlyBuilt('warmStart', ['auto', 'off']).describe('start from a template'),
+  warmStart: z.enum(['auto', 'off']).default('auto').describe('start from a template'),
   detached: onlyBuilt('detached', [false]).describe('outlive this process'),
   labels: labels.default({}).describe('for finding it'),
   ephemeral: z.boolean().optional().describe('leave nothing behind'),

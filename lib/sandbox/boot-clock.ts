@@ -16,8 +16,9 @@ export class BootClock {
     return this.#current?.stage;
   }
 
-  /** Ends the step that runs and begins `stage`. */
+  /** Ends the step that runs and begins `stage`, unless that is the one. */
   begin(stage: BootStage): void {
+    if (this.#current?.stage === stage) return;
     this.end();
     this.#current = { stage, since: performance.now() };
     this.onProgress?.({ type: 'stage', stage, status: 'begin' });

@@ -18,12 +18,18 @@ import { observe } from '../state/observe.js';
 import { type ConfigRecord, creationTime, newConfig } from '../state/records.js';
 import { notFound, SandboxDir } from '../state/sandbox-dir.js';
 import { StateWriter } from '../state/state-writer.js';
+import { findTemplate } from '../state/templates/template-store.js';
 import { createUpperDisk, type UpperDisk } from '../state/upper-disk.js';
-import { Boot, type BootAssets, type BootPlace, findBootAssets } from './boot.js';
+import { Boot, type BootPlace } from './boot.js';
+import { type BootAssets, findBootAssets } from './boot-assets.js';
 import { BootClock } from './boot-clock.js';
+import { ColdStart } from './cold-start.js';
 import type { SandboxCore } from './core.js';
+import type { GuestSource } from './guest-source.js';
 import { notOwner, register, runningHere, unregister } from './registry.js';
 import { stopResult } from './stop-result.js';
+import { templateKey } from './template-key.js';
+import { WarmStart } from './warm-start.js';
 
 const UPPER_FILE = 'upper.ext4';
 const LOGS = 'logs';
@@ -39,6 +45,7 @@ export async function createSandbox(input: unknown): Promise<SandboxCore> {
 
   clock.begin('assets');
   const assets = await findBootAssets(options);
+  const sources = await sourcesOf(options, assets);
 
   clock.begin('disk');
   if (options.replaceMs !== undefined) await makeWay(name, options.replaceMs);
@@ -46,8 +53,6 @@ export async function createSandbox(input: unknown): Promise<SandboxCore> {
   let recorded = Promise.resolve();
   try {
     const { ephemeral } = options;
-    const path = join(directory.path, UPPER_FILE);
-    const upper = await createUpperDisk(path, options.rootDiskMib, { durable: !ephemeral });
     const config = newConfig({
       id: randomUUID(),
       name,
@@ -60,9 +65,8 @@ export async function createSandbox(input: unknown): Promise<SandboxCore> {
     // On disk long before the guest is ready, and nobody has to wait for it.
     recorded = record(directory, state, config);
     recorded.catch(() => {});
-    const logs = logsOf(directory, options);
-    const place = { id: config.id, name, directory, state, upper, logs };
-    return await boot(options, clock, assets, place, recorded);
+    const place = placeOf(config, directory, state, options);
+    return await boot(options, clock, sources, place, recorded);
   } catch (error) {
     await recorded.catch(() => {});
     await directory.remove().catch(() => {});
@@ -91,14 +95,12 @@ export async function startSandbox(nameInput: unknown, input: unknown): Promise<
     clock.begin('assets');
     const assets = await findBootAssets(options);
 
-    clock.begin('disk');
-    const upper = await existingUpper(join(directory.path, UPPER_FILE));
-    upper.grow = previous?.firstReadyAt == null;
+    const grow = previous?.firstReadyAt == null;
+    const source = new ColdStart({ assets, disk: (path) => existingUpper(path, grow) });
     state = new StateWriter(directory.records, name, previous);
     state.set('starting');
-    const logs = logsOf(directory, options);
-    const place = { id: config.id, name, directory, state, upper, logs };
-    return await boot(options, clock, assets, place, state.flush());
+    const place = placeOf(config, directory, state, options);
+    return await boot(options, clock, [source], place, state.flush());
   } catch (error) {
     if (state !== undefined) await settle(state, name, error);
     await directory.release();
@@ -106,17 +108,43 @@ export async function startSandbox(nameInput: unknown, input: unknown): Promise<
   }
 }
 
+/** Best first. */
+async function sourcesOf(
+  options: ResolvedSandboxOptions,
+  assets: BootAssets,
+): Promise<GuestSource[]> {
+  const { ephemeral, rootDiskMib } = options;
+  const disk = (path: string): Promise<UpperDisk> =>
+    createUpperDisk(path, rootDiskMib, { durable: !ephemeral });
+  if (options.warmStart === 'off') return [new ColdStart({ assets, disk })];
+  const key = await templateKey(options, assets);
+  const cold = new ColdStart({ assets, disk, templateKey: key });
+  const template = await findTemplate(key);
+  return template === undefined ? [cold] : [new WarmStart(assets, template), cold];
+}
+
+function placeOf(
+  config: ConfigRecord,
+  directory: SandboxDir,
+  state: StateWriter,
+  options: ResolvedSandboxOptions,
+): BootPlace {
+  const { id, name } = config;
+  const diskPath = join(directory.path, UPPER_FILE);
+  return { id, name, directory, state, diskPath, logs: logsOf(directory, options) };
+}
+
 async function boot(
   options: ResolvedSandboxOptions,
   clock: BootClock,
-  assets: BootAssets,
+  sources: GuestSource[],
   place: BootPlace,
   recorded: Promise<void>,
 ): Promise<SandboxCore> {
   const { path } = place.directory;
   const attempt = new Boot(options, clock, place);
   try {
-    const core = await attempt.run(assets, recorded, () => unregister(path));
+    const core = await attempt.run(sources, recorded, () => unregister(path));
     register(path, core);
     return core;
   } catch (error) {
@@ -180,13 +208,13 @@ export async function removeSandbox(nameInput: unknown, what = 'remove'): Promis
   if (!known) throw notFound(name);
 }
 
-async function existingUpper(path: string): Promise<UpperDisk> {
+async function existingUpper(path: string, grow: boolean): Promise<UpperDisk> {
   try {
     await stat(path);
   } catch (error) {
     throw stateError('open the disk', path, error);
   }
-  return { path, grow: false };
+  return { path, grow };
 }
 
 /** The process that starts it again may have another working directory. */

@@ -7,6 +7,8 @@ export type { SandboxStatus, StopReason, StopResult } from '../state/types.js';
 export type { GuestMemory };
 
 export interface BootReport {
+  /** `warm`: from a template; `cold`: the kernel booted. */
+  start: 'cold' | 'warm';
   /** In the order in which they ran. */
   stages: { stage: BootStage; durationMs: number }[];
   totalMs: number;
@@ -15,9 +17,12 @@ export interface BootReport {
   guest: {
     kernelRelease: string;
     agentVersion: string;
-    /** Guest time from its clock's start to the agent's first instruction, and to its dial. */
-    agentStartedMs: number;
-    agentDialledMs: number;
+    /**
+     * Guest time from its clock's start to the agent's first instruction, and to its dial; `null`
+     * after a warm start.
+     */
+    agentStartedMs: number | null;
+    agentDialledMs: number | null;
   };
 }
 

@@ -47,8 +47,12 @@ export async function createUpperDisk(
   sizeMib: number,
   options: DiskOptions = {},
 ): Promise<UpperDisk> {
-  const source = await findAsset(sizeMib >= DEFAULT_MIB ? 'upper' : 'upperSmall');
-  return createDiskFrom(source, path, sizeMib, options);
+  return createDiskFrom(await upperTemplate(sizeMib), path, sizeMib, options);
+}
+
+/** What a disk of `sizeMib` is made from. */
+export function upperTemplate(sizeMib: number): Promise<string> {
+  return findAsset(sizeMib >= DEFAULT_MIB ? 'upper' : 'upperSmall');
 }
 
 /** Makes a disk of `sizeMib` from the template at `source`. */

@@ -1,6 +1,14 @@
 /** What every test with a guest needs. */
 import { execFileSync } from 'node:child_process';
-import { accessSync, constants, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import {
+  accessSync,
+  constants,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe } from 'vitest';
@@ -30,11 +38,18 @@ export function small(options: SandboxOptions = {}): SandboxOptions {
   return { memoryMib: 128, bootTimeoutMs: BOOT_TIMEOUT_MS, ...options };
 }
 
+/** What the first sandbox of each kind leaves for all test files; emptied before each run. */
+export const SHARED_TEMPLATES: string = join(packageRoot(), 'build/test/templates');
+
 /** A home of this test file's own, removed at its end. */
-export function useHome(): string {
+export function useHome(templates: 'shared' | 'own' = 'shared'): string {
   const inherited = process.env.EMBERVM_HOME;
   const home = mkdtempSync(join(tmpdir(), 'embervm-home-'));
   process.env.EMBERVM_HOME = home;
+  if (templates === 'shared') {
+    mkdirSync(SHARED_TEMPLATES, { recursive: true });
+    symlinkSync(SHARED_TEMPLATES, join(home, 'templates'));
+  }
   afterAll(() => {
     if (inherited === undefined) delete process.env.EMBERVM_HOME;
     else process.env.EMBERVM_HOME = inherited;

@@ -1,0 +1,28 @@
+/** What a template depends on: sandboxes with the same key can start from the same one. */
+import { createHash } from 'node:crypto';
+import { stat } from 'node:fs/promises';
+import type { ResolvedSandboxOptions } from '../config/sandbox.js';
+import { upperTemplate } from '../state/upper-disk.js';
+import type { BootAssets } from './boot-assets.js';
+import { guestCommandLine } from './command-line.js';
+
+/** To be raised when what is done to a guest before it is saved changes. */
+const FORMAT = 1;
+
+export async function templateKey(
+  options: ResolvedSandboxOptions,
+  assets: BootAssets,
+): Promise<string> {
+  const { cpus, memoryMib, rootDiskMib, securityProfile, kernel } = options;
+  const paths = [assets.kernel, assets.initramfs, assets.base, await upperTemplate(rootDiskMib)];
+  const files = await Promise.all(paths.map(identity));
+  const args = [...guestCommandLine, ...kernel.args];
+  const parts = { FORMAT, files, args, cpus, memoryMib, rootDiskMib, securityProfile };
+  return createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 32);
+}
+
+/** Changes whenever the file does, and costs no reading of it. */
+async function identity(path: string): Promise<string> {
+  const { dev, ino, size, mtimeNs, ctimeNs } = await stat(path, { bigint: true });
+  return [dev, ino, size, mtimeNs, ctimeNs].join(':');
+}
