@@ -1,8 +1,10 @@
 // What it costs to save a guest, and to go on from it: the monitor's own share of a restore, how
-// long a guest stands still, and what its agent needs until it has dialled in again.
-import { mkdtempSync, rmSync } from 'node:fs';
+// long a guest stands still, what its agent needs until it has dialled in again, and what that makes
+// of a create.
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Sandbox } from '../../dist/index.js';
 import { Machine } from '../../dist/machine/index.js';
 import { bootToAgent, dialIn } from '../lib/guest.mjs';
 import { round, summarize } from '../lib/statistics.mjs';
@@ -10,6 +12,9 @@ import { round, summarize } from '../lib/statistics.mjs';
 const MEMORY_MIB = 512;
 const RESTORES = 20;
 const SNAPSHOTS = 5;
+const CREATES = 3;
+const CYCLES = 100;
+const WARM_UP_CYCLES = 5;
 const NS_PER_MS = 1e6;
 
 const metric = (name, values, unit) => {
@@ -51,6 +56,73 @@ async function timeSnapshots(machine, directory, kind) {
   return { total, pause };
 }
 
+/** A sandbox, its first command, and what both took; the caller closes it. */
+async function createAndRun(options) {
+  const startedAt = performance.now();
+  const sandbox = await Sandbox.create({ memoryMib: MEMORY_MIB, ...options });
+  const { success } = await sandbox.exec('true');
+  if (!success) throw new Error('"true" failed');
+  const ms = performance.now() - startedAt;
+  const { cpu } = await sandbox.metrics({ guest: false });
+  return { sandbox, ms, instructions: cpu.emulatedInstructions };
+}
+
+/** What a process holds that it did not hold before. */
+function held(home) {
+  const count = (directory) => readdirSync(directory).length;
+  return {
+    descriptors: count('/proc/self/fd'),
+    threads: count('/proc/self/task'),
+    files: count(join(home, 'sandboxes')) + count(join(home, 'templates')),
+    rssMib: process.memoryUsage.rss() / 2 ** 20,
+  };
+}
+
+/** In a home of its own, where there is no template yet. */
+async function timeCreates(home, note) {
+  process.env.EMBERVM_HOME = home;
+  note('creating sandboxes, cold and warm in turns…');
+  const made = { off: [], auto: [] };
+  // The first of its kind, which leaves the template.
+  await (await createAndRun({})).sandbox.close();
+  for (let run = 0; run < CREATES; run++) {
+    for (const warmStart of ['off', 'auto']) {
+      const { sandbox, ...result } = await createAndRun({ warmStart });
+      const expected = warmStart === 'auto' ? 'warm' : 'cold';
+      const { start } = sandbox.bootReport();
+      if (start !== expected) throw new Error(`a ${expected} start was ${start}`);
+      made[warmStart].push(result);
+      await sandbox.kill();
+    }
+  }
+  note(`${CYCLES} cycles of create and close…`);
+  const cycle = async () => (await Sandbox.create({ memoryMib: MEMORY_MIB })).close();
+  for (let run = 0; run < WARM_UP_CYCLES; run++) await cycle();
+  const before = held(home);
+  for (let run = 0; run < CYCLES; run++) await cycle();
+  const after = held(home);
+  const cold = made.off.map(({ ms }) => ms);
+  const warm = made.auto.map(({ ms }) => ms);
+  const ratio = summarize(cold).median / summarize(warm).median;
+  return [
+    metric('create_cold_to_first_exec_ms', cold, 'ms'),
+    { ...metric('create_warm_to_first_exec_ms', warm, 'ms'), ratio: round(ratio) },
+    instructionMetric('create_warm_guest_instructions', made.auto),
+    ...Object.keys(before).map((what) => ({
+      name: `template_cycles_${what}_growth`,
+      value: round(after[what] - before[what]),
+      unit: what === 'rssMib' ? 'MiB' : what,
+    })),
+  ];
+}
+
+/** `null` on hosts that do not count. */
+function instructionMetric(name, results) {
+  const counts = results.flatMap(({ instructions }) => instructions ?? []);
+  if (counts.length === 0) return { name, value: null, unit: 'instructions' };
+  return metric(name, counts, 'instructions');
+}
+
 /** @param {(text: string) => void} note */
 export async function measure(note) {
   const directory = mkdtempSync(join(tmpdir(), 'embervm-bench-'));
@@ -80,6 +152,7 @@ export async function measure(note) {
       metric('snapshot_ms', full.total, 'ms'),
       metric('snapshot_full_pause_ms', full.pause, 'ms'),
       metric('snapshot_pause_ms', diff.pause, 'ms'),
+      ...(await timeCreates(join(directory, 'home'), note)),
     ];
   } finally {
     rmSync(directory, { recursive: true, force: true });
