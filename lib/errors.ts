@@ -57,6 +57,7 @@ export const errorTable = {
   ERR_SANDBOX_DRAINING: 'SandboxError',
   ERR_LOG_CURSOR: 'SandboxError',
   ERR_SANDBOX_CRASHED: 'SandboxError',
+  ERR_FACTORY_CLOSED: 'SandboxError',
   ERR_BOOT_FAILED: 'SandboxError',
   ERR_BOOT_TIMEOUT: 'SandboxError',
 

@@ -64,6 +64,10 @@ export type {
   StopReason,
   StopResult,
 } from './sandbox/types.js';
+export type { VmCache, VmCacheOptions, VmCacheStatus } from './sandbox/vm/vm-cache.js';
+export type { Vm, VmFactory, VmFacts } from './sandbox/vm/vm-factory.js';
+export type { VmConfig, VmRequest } from './sandbox/vm/vm-request.js';
+export { createFromCache, createFromTemplate, createNew } from './sandbox/vm-factories.js';
 export type { LogEntry } from './state/logs/entry.js';
 export { type StorageName, setStorage } from './state/storage/choice.js';
 export type { JsonValue, Storage } from './state/storage/storage.js';

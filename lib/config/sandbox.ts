@@ -86,6 +86,8 @@ export interface SandboxOptions {
    * memory and disk size where there is one, else save this one for later. `off`: boot.
    */
   warmStart?: 'auto' | 'off' | undefined;
+  /** Makes the VM, in place of `warmStart`: `createFromCache({ size: 4 })`, or one of your own. */
+  vmFactory?: { newVm(request: never): Promise<object> } | undefined;
   /**
    * `restricted`: commands have few capabilities and can gain none; set-user-ID programs and device
    * files of the root have no effect.
@@ -157,7 +159,8 @@ export interface ResolvedSandboxOptions {
   rootDiskMib: number;
   kernel: { path?: string | undefined; args: string[] };
   bootTimeoutMs: number;
-  warmStart: 'auto' | 'off';
+  warmStart?: 'auto' | 'off' | undefined;
+  vmFactory?: object | undefined;
   securityProfile: 'default' | 'restricted';
   init?: ResolvedInit | undefined;
   scripts: Record<string, string>;
@@ -214,21 +217,10 @@ const progressCallback = z.custom<(event: ProgressEvent) => void>(
   { message: 'must be a function' },
 );
 
-const fields = z.strictObject({
-  name: sandboxName.optional().describe('name; generated when absent'),
+/** What the VM itself has. */
+const vmFields = {
   cpus: vcpuCount.default(1).describe('virtual CPUs'),
   memoryMib: memoryMib.default(512).describe('guest memory in MiB'),
-  env: environment.default({}).describe('environment of every command'),
-  workdir: absoluteGuestPath.optional().describe('working directory of every command'),
-  user: nonEmptyText.optional().describe('user of every command'),
-  shell: absoluteGuestPath.default('/bin/sh').describe('what shell() runs'),
-  hostname: nonEmptyText
-    .refine(
-      (name) => new TextEncoder().encode(name).length <= MAX_HOSTNAME,
-      `a host name has at most ${MAX_HOSTNAME} bytes`,
-    )
-    .optional()
-    .describe('host name; made from the name when absent'),
   rootDiskMib: z
     .int()
     .min(MIN_ROOT_DISK_MIB, 'the file system needs that much for itself (MiB)')
@@ -242,9 +234,37 @@ const fields = z.strictObject({
     })
     .default({ args: [] })
     .describe('the guest kernel'),
+  securityProfile: z.enum(['default', 'restricted']).default('default').describe('hardening'),
+};
+
+export const sandboxVmOptions: z.ZodType<
+  Pick<ResolvedSandboxOptions, 'cpus' | 'memoryMib' | 'rootDiskMib' | 'securityProfile' | 'kernel'>
+> = z.strictObject(vmFields).prefault({});
+
+/** Something with a `newVm`: `VmFactory`, which stands above this layer. */
+export const vmFactory: z.ZodType<object> = z.custom<object>(
+  (value) => typeof (value as { newVm?: unknown } | null)?.newVm === 'function',
+  'must be a VM factory, which has a newVm()',
+);
+
+const fields = z.strictObject({
+  ...vmFields,
+  name: sandboxName.optional().describe('name; generated when absent'),
+  env: environment.default({}).describe('environment of every command'),
+  workdir: absoluteGuestPath.optional().describe('working directory of every command'),
+  user: nonEmptyText.optional().describe('user of every command'),
+  shell: absoluteGuestPath.default('/bin/sh').describe('what shell() runs'),
+  hostname: nonEmptyText
+    .refine(
+      (name) => new TextEncoder().encode(name).length <= MAX_HOSTNAME,
+      `a host name has at most ${MAX_HOSTNAME} bytes`,
+    )
+    .optional()
+    .describe('host name; made from the name when absent'),
   bootTimeoutMs: limitMs.default(120_000).describe('limit of the boot in ms'),
   network: onlyBuilt('network', ['none']).describe('network of the guest'),
-  warmStart: z.enum(['auto', 'off']).default('auto').describe('start from a template'),
+  warmStart: z.enum(['auto', 'off']).optional().describe('start from a template'),
+  vmFactory: vmFactory.optional().describe('makes the VM'),
   detached: onlyBuilt('detached', [false]).describe('outlive this process'),
   labels: labels.default({}).describe('for finding it'),
   ephemeral: z.boolean().optional().describe('leave nothing behind'),
@@ -254,7 +274,6 @@ const fields = z.strictObject({
     .describe('replace a sandbox of this name'),
   maxDurationMs: limitMs.optional().describe('longest life in ms'),
   idleTimeoutMs: limitMs.optional().describe('longest time without a process in ms'),
-  securityProfile: z.enum(['default', 'restricted']).default('default').describe('hardening'),
   onProgress: progressCallback.optional().describe('told about each step of the boot'),
   signal: abortSignal.optional().describe('gives up the creation'),
   image: notBuilt('image', 'leave it out for the built-in base'),
@@ -275,16 +294,19 @@ const fields = z.strictObject({
   registryAuth: notBuilt('registryAuth'),
 });
 
-export const sandboxOptionsSchema: z.ZodType<ResolvedSandboxOptions> = fields.transform(
-  ({ ephemeral, replace, ...options }) => {
+export const sandboxOptionsSchema: z.ZodType<ResolvedSandboxOptions> = fields
+  .refine(({ warmStart, vmFactory }) => warmStart === undefined || vmFactory === undefined, {
+    message: 'vmFactory decides how it starts: leave out warmStart',
+    path: ['warmStart'],
+  })
+  .transform(({ ephemeral, replace, ...options }) => {
     const grace = replace === true ? DEFAULT_REPLACE_MS : undefined;
     return {
       ...options,
       ephemeral: ephemeral ?? options.name === undefined,
       replaceMs: typeof replace === 'object' ? replace.timeoutMs : grace,
     };
-  },
-);
+  });
 
 const start = z.strictObject({
   bootTimeoutMs: limitMs.optional(),
@@ -300,7 +322,8 @@ const list: z.ZodType<ResolvedListOptions> = z.strictObject({
 
 /** What a sandbox was created with, as it is put on record. */
 export function storedOptions(input: SandboxOptions): { [key: string]: JsonValue } {
-  const { onProgress: _onProgress, signal: _signal, replace: _replace, ...stored } = input;
+  const { onProgress: _onProgress, signal: _signal, replace: _replace, ...rest } = input;
+  const { vmFactory: _vmFactory, ...stored } = rest;
   return JSON.parse(JSON.stringify(stored));
 }
 

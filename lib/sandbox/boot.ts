@@ -1,20 +1,21 @@
 /** From options and a place on disk to a sandbox whose agent answers; or to nothing, with the reason. */
 import type { ResolvedSandboxOptions } from '../config/sandbox.js';
-import { ExecError } from '../errors.js';
-import type { Machine } from '../machine/machine.js';
+import { ConfigError, ExecError } from '../errors.js';
 import { AGENT_PORT } from '../rpc/agent-client.js';
 import type { LogWriter } from '../state/logs/writer.js';
 import { hostnameFor } from '../state/names.js';
 import type { SandboxDir } from '../state/sandbox-dir.js';
 import type { StateWriter } from '../state/state-writer.js';
-import type { BootClock } from './boot-clock.js';
-import { BootWatch } from './boot-watch.js';
 import { SandboxCore } from './core.js';
 import { SandboxFiles } from './files.js';
-import type { BootContext, BootedGuest, GuestSource } from './guest-source.js';
 import { INIT_EXEC_ID, type InitProcess, startInit } from './init.js';
 import { installScripts } from './scripts.js';
 import type { BootReport } from './types.js';
+import type { BootAssets } from './vm/boot-assets.js';
+import type { BootClock } from './vm/boot-clock.js';
+import type { BootWatch } from './vm/boot-watch.js';
+import type { Vm, VmFactory } from './vm/vm-factory.js';
+import { VmRequest } from './vm/vm-request.js';
 
 const NS_PER_MS = 1e6;
 
@@ -30,10 +31,8 @@ export interface BootPlace {
   logs: LogWriter | undefined;
 }
 
-/** A guest whose end is being watched for. */
-interface WatchedGuest extends BootedGuest {
+interface WatchedVm extends Vm {
   watch: BootWatch;
-  kind: GuestSource['kind'];
 }
 
 /** One creation or start, and what of it must be taken down again. */
@@ -41,89 +40,77 @@ export class Boot {
   readonly #options: ResolvedSandboxOptions;
   readonly #clock: BootClock;
   readonly #place: BootPlace;
-  #machine: Machine | undefined;
-  #watch: BootWatch | undefined;
+  readonly #request: VmRequest;
 
-  constructor(options: ResolvedSandboxOptions, clock: BootClock, place: BootPlace) {
+  constructor(
+    options: ResolvedSandboxOptions,
+    clock: BootClock,
+    assets: BootAssets,
+    place: BootPlace,
+  ) {
+    const { name, diskPath, logs } = place;
     this.#options = options;
     this.#clock = clock;
     this.#place = place;
+    this.#request = new VmRequest({
+      config: options,
+      assets,
+      name,
+      hostname: options.hostname ?? hostnameFor(name),
+      diskPath,
+      durable: !options.ephemeral,
+      clock,
+      limits: options,
+      warn: (message) => logs?.system('warn', message),
+    });
   }
 
   /**
-   * The first of the sources that succeeds gives the guest. `recorded` has to come true before the
-   * sandbox exists for anybody; `onReleased` is called when it has ended and nothing of it is held
-   * any more.
+   * `recorded` has to come true before the sandbox exists for anybody; `onReleased` is called when
+   * it has ended and nothing of it is held any more.
    */
   async run(
-    sources: readonly GuestSource[],
+    factory: VmFactory,
     recorded: Promise<void>,
     onReleased: () => void,
   ): Promise<SandboxCore> {
-    const guest = await this.#firstOf(sources);
-    const { machine, agent, watch } = guest;
-    await watch.during(this.#installScripts(guest));
-    const init = await this.#startInit(guest);
+    const vm = await this.#vmOf(factory);
+    await vm.watch.during(this.#installScripts(vm));
+    const init = await this.#startInit(vm);
     await recorded;
     this.#clock.end();
-    watch[Symbol.dispose]();
+    const { machine, agent } = vm;
+    this.#request.detach();
     return new SandboxCore({
       ...this.#place,
       options: this.#options,
       machine,
       agent,
       init,
-      bootReport: this.#report(guest),
+      bootReport: this.#report(vm),
       onReleased,
     });
   }
 
   /** Takes down what was built; what is on disk is left to whoever placed it there. */
   async undo(): Promise<void> {
-    this.#watch?.[Symbol.dispose]();
-    this.#watch = undefined;
-    // The agent's connection ends with it.
-    await this.#machine?.close();
-    this.#machine = undefined;
+    await this.#request.discard();
   }
 
-  async #firstOf(sources: readonly GuestSource[]): Promise<WatchedGuest> {
-    const context = this.#context();
-    const [source, ...others] = sources;
-    if (source === undefined) throw new Error('a boot needs a source');
-    try {
-      const guest = await source.start(context);
-      const watch = this.#watch ?? context.watch(guest.machine);
-      return { ...guest, watch, kind: source.kind };
-    } catch (error) {
-      await this.undo();
-      if (others.length === 0 || !(await source.giveWay(context, error))) throw error;
-      return this.#firstOf(others);
+  async #vmOf(factory: VmFactory): Promise<WatchedVm> {
+    const vm = await factory.newVm(this.#request);
+    const watch = this.#request.watchOf(vm?.machine);
+    if (watch === undefined) {
+      throw new ConfigError(
+        'ERR_INVALID_CONFIG',
+        'vmFactory: newVm() has to return what a built-in factory made of the same request',
+      );
     }
-  }
-
-  #context(): BootContext {
-    const { name, diskPath, logs } = this.#place;
-    return {
-      options: this.#options,
-      clock: this.#clock,
-      name,
-      hostname: this.#options.hostname ?? hostnameFor(name),
-      diskPath,
-      durable: !this.#options.ephemeral,
-      watch: (machine, limitMs = Number.POSITIVE_INFINITY) => {
-        const { bootTimeoutMs, signal } = this.#options;
-        const limits = { bootTimeoutMs: Math.min(bootTimeoutMs, limitMs), signal };
-        this.#machine = machine;
-        this.#watch = new BootWatch(name, this.#clock, machine, limits);
-        return this.#watch;
-      },
-      warn: (message) => logs?.system('warn', message),
-    };
+    return { ...vm, watch };
   }
 
   /** Part of the root's set-up: a full disk is a failure of that stage. */
-  async #installScripts({ machine, agent, watch }: WatchedGuest): Promise<void> {
+  async #installScripts({ machine, agent, watch }: WatchedVm): Promise<void> {
     const { scripts } = this.#options;
     if (Object.keys(scripts).length === 0) return;
     const files = new SandboxFiles({
@@ -138,7 +125,7 @@ export class Boot {
     }
   }
 
-  async #startInit({ machine, watch }: WatchedGuest): Promise<InitProcess | undefined> {
+  async #startInit({ machine, watch }: WatchedVm): Promise<InitProcess | undefined> {
     const { init, env, securityProfile } = this.#options;
     if (init === undefined) return undefined;
     this.#clock.begin('init');
@@ -154,9 +141,9 @@ export class Boot {
     }
   }
 
-  #report({ machine, facts, kind }: WatchedGuest): BootReport {
+  #report({ machine, facts, start }: WatchedVm): BootReport {
     return {
-      start: kind,
+      start,
       stages: this.#clock.stages,
       totalMs: this.#clock.totalMs,
       machineSetupMs: machine.stats().setupNs / NS_PER_MS,

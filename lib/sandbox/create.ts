@@ -18,18 +18,14 @@ import { observe } from '../state/observe.js';
 import { type ConfigRecord, creationTime, newConfig } from '../state/records.js';
 import { notFound, SandboxDir } from '../state/sandbox-dir.js';
 import { StateWriter } from '../state/state-writer.js';
-import { findTemplate } from '../state/templates/template-store.js';
-import { createUpperDisk, type UpperDisk } from '../state/upper-disk.js';
 import { Boot, type BootPlace } from './boot.js';
-import { type BootAssets, findBootAssets } from './boot-assets.js';
-import { BootClock } from './boot-clock.js';
-import { ColdStart } from './cold-start.js';
 import type { SandboxCore } from './core.js';
-import type { GuestSource } from './guest-source.js';
 import { notOwner, register, runningHere, unregister } from './registry.js';
 import { stopResult } from './stop-result.js';
-import { templateKey } from './template-key.js';
-import { WarmStart } from './warm-start.js';
+import { type BootAssets, findBootAssets } from './vm/boot-assets.js';
+import { BootClock } from './vm/boot-clock.js';
+import { coldFactory, diskFactory, templateFactory } from './vm/factories.js';
+import type { VmFactory } from './vm/vm-factory.js';
 
 const UPPER_FILE = 'upper.ext4';
 const LOGS = 'logs';
@@ -44,8 +40,7 @@ export async function createSandbox(input: unknown): Promise<SandboxCore> {
   const name = options.name ?? generateName();
 
   clock.begin('assets');
-  const assets = await findBootAssets(options);
-  const sources = await sourcesOf(options, assets);
+  const assets = await findBootAssets(options.kernel.path);
 
   clock.begin('disk');
   if (options.replaceMs !== undefined) await makeWay(name, options.replaceMs);
@@ -66,7 +61,7 @@ export async function createSandbox(input: unknown): Promise<SandboxCore> {
     recorded = record(directory, state, config);
     recorded.catch(() => {});
     const place = placeOf(config, directory, state, options);
-    return await boot(options, clock, sources, place, recorded);
+    return await boot(factoryOf(options), options, clock, assets, place, recorded);
   } catch (error) {
     await recorded.catch(() => {});
     await directory.remove().catch(() => {});
@@ -93,14 +88,14 @@ export async function startSandbox(nameInput: unknown, input: unknown): Promise<
     clock.onProgress = options.onProgress;
 
     clock.begin('assets');
-    const assets = await findBootAssets(options);
+    const assets = await findBootAssets(options.kernel.path);
 
     const grow = previous?.firstReadyAt == null;
-    const source = new ColdStart({ assets, disk: (path) => existingUpper(path, grow) });
+    await requireDisk(join(directory.path, UPPER_FILE));
     state = new StateWriter(directory.records, name, previous);
     state.set('starting');
     const place = placeOf(config, directory, state, options);
-    return await boot(options, clock, [source], place, state.flush());
+    return await boot(diskFactory(grow), options, clock, assets, place, state.flush());
   } catch (error) {
     if (state !== undefined) await settle(state, name, error);
     await directory.release();
@@ -108,19 +103,9 @@ export async function startSandbox(nameInput: unknown, input: unknown): Promise<
   }
 }
 
-/** Best first. */
-async function sourcesOf(
-  options: ResolvedSandboxOptions,
-  assets: BootAssets,
-): Promise<GuestSource[]> {
-  const { ephemeral, rootDiskMib } = options;
-  const disk = (path: string): Promise<UpperDisk> =>
-    createUpperDisk(path, rootDiskMib, { durable: !ephemeral });
-  if (options.warmStart === 'off') return [new ColdStart({ assets, disk })];
-  const key = await templateKey(options, assets);
-  const cold = new ColdStart({ assets, disk, templateKey: key });
-  const template = await findTemplate(key);
-  return template === undefined ? [cold] : [new WarmStart(assets, template), cold];
+function factoryOf({ vmFactory, warmStart }: ResolvedSandboxOptions): VmFactory {
+  if (vmFactory !== undefined) return vmFactory as VmFactory;
+  return warmStart === 'off' ? coldFactory : templateFactory;
 }
 
 function placeOf(
@@ -135,16 +120,17 @@ function placeOf(
 }
 
 async function boot(
+  factory: VmFactory,
   options: ResolvedSandboxOptions,
   clock: BootClock,
-  sources: GuestSource[],
+  assets: BootAssets,
   place: BootPlace,
   recorded: Promise<void>,
 ): Promise<SandboxCore> {
   const { path } = place.directory;
-  const attempt = new Boot(options, clock, place);
+  const attempt = new Boot(options, clock, assets, place);
   try {
-    const core = await attempt.run(sources, recorded, () => unregister(path));
+    const core = await attempt.run(factory, recorded, () => unregister(path));
     register(path, core);
     return core;
   } catch (error) {
@@ -208,13 +194,12 @@ export async function removeSandbox(nameInput: unknown, what = 'remove'): Promis
   if (!known) throw notFound(name);
 }
 
-async function existingUpper(path: string, grow: boolean): Promise<UpperDisk> {
+async function requireDisk(path: string): Promise<void> {
   try {
     await stat(path);
   } catch (error) {
     throw stateError('open the disk', path, error);
   }
-  return { path, grow };
 }
 
 /** The process that starts it again may have another working directory. */

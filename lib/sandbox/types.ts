@@ -7,8 +7,8 @@ export type { SandboxStatus, StopReason, StopResult } from '../state/types.js';
 export type { GuestMemory };
 
 export interface BootReport {
-  /** `warm`: from a template; `cold`: the kernel booted. */
-  start: 'cold' | 'warm';
+  /** `cold`: its kernel booted; `warm`: from a template; `cached`: its VM was ready and waited. */
+  start: 'cold' | 'warm' | 'cached';
   /** In the order in which they ran. */
   stages: { stage: BootStage; durationMs: number }[];
   totalMs: number;

@@ -178,7 +178,6 @@ describe('what is not built yet', () => {
     ['registryAuth', { username: 'u', password: 'p' }],
     ['detached', true],
     ['network', { mode: 'nat' }],
-    ['warmStart', 'always'],
   ])('the sandbox option %s is refused by name', (option, value) => {
     const error = thrown(() => parseSandboxOptions({ [option]: value }));
     expect(error.code).toBe('ERR_UNSUPPORTED');
@@ -190,8 +189,19 @@ describe('what is not built yet', () => {
     { detached: false, ephemeral: true, replace: false },
     { network: 'none', warmStart: 'auto', securityProfile: 'default' },
     { warmStart: 'off', image: undefined },
+    { vmFactory: { newVm: async () => ({}) } },
   ])('%j is what this version does', (options) => {
     expect(() => parseSandboxOptions(options)).not.toThrow();
+  });
+
+  test.each([
+    ['warmStart', { warmStart: 'always' }],
+    ['vmFactory', { vmFactory: {} }],
+    ['warmStart', { warmStart: 'off', vmFactory: { newVm: async () => ({}) } }],
+  ])('%s must fit', (option, options) => {
+    const error = thrown(() => parseSandboxOptions(options));
+    expect(error).toMatchObject({ code: 'ERR_INVALID_CONFIG' });
+    expect(error.message).toContain(option);
   });
 
   test.each(['maxVcpus', 'memory', 'sharedDirs', 'nics', 'balloon', 'hotplugSlots'])(

@@ -1,6 +1,5 @@
 /** The files that a guest is made of. */
-import type { ResolvedSandboxOptions } from '../config/sandbox.js';
-import { findAsset } from '../native/assets.js';
+import { findAsset } from '../../native/assets.js';
 
 export interface BootAssets {
   kernel: string;
@@ -8,9 +7,9 @@ export interface BootAssets {
   base: string;
 }
 
-export async function findBootAssets(options: ResolvedSandboxOptions): Promise<BootAssets> {
+export async function findBootAssets(kernelPath: string | undefined): Promise<BootAssets> {
   const [kernel, initramfs, base] = await Promise.all([
-    options.kernel.path ?? findAsset('kernel'),
+    kernelPath ?? findAsset('kernel'),
     findAsset('initramfs'),
     findAsset('base'),
   ]);

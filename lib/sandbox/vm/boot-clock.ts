@@ -1,5 +1,5 @@
 /** Measures the steps of a boot and tells about them. */
-import type { BootStage, ProgressEvent } from '../config/sandbox.js';
+import type { BootStage, ProgressEvent } from '../../config/sandbox.js';
 
 export class BootClock {
   readonly stages: { stage: BootStage; durationMs: number }[] = [];

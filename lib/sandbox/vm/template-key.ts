@@ -1,19 +1,16 @@
 /** What a template depends on: sandboxes with the same key can start from the same one. */
 import { createHash } from 'node:crypto';
 import { stat } from 'node:fs/promises';
-import type { ResolvedSandboxOptions } from '../config/sandbox.js';
-import { upperTemplate } from '../state/upper-disk.js';
+import { upperTemplate } from '../../state/upper-disk.js';
+import { guestCommandLine } from '../command-line.js';
 import type { BootAssets } from './boot-assets.js';
-import { guestCommandLine } from './command-line.js';
+import type { VmConfig } from './vm-request.js';
 
 /** To be raised when what is done to a guest before it is saved changes. */
 const FORMAT = 1;
 
-export async function templateKey(
-  options: ResolvedSandboxOptions,
-  assets: BootAssets,
-): Promise<string> {
-  const { cpus, memoryMib, rootDiskMib, securityProfile, kernel } = options;
+export async function templateKey(config: VmConfig, assets: BootAssets): Promise<string> {
+  const { cpus, memoryMib, rootDiskMib, securityProfile, kernel } = config;
   const paths = [assets.kernel, assets.initramfs, assets.base, await upperTemplate(rootDiskMib)];
   const files = await Promise.all(paths.map(identity));
   const args = [...guestCommandLine, ...kernel.args];
@@ -23,6 +20,11 @@ export async function templateKey(
 
 /** Changes whenever the file does, and costs no reading of it. */
 async function identity(path: string): Promise<string> {
-  const { dev, ino, size, mtimeNs, ctimeNs } = await stat(path, { bigint: true });
-  return [dev, ino, size, mtimeNs, ctimeNs].join(':');
+  try {
+    const { dev, ino, size, mtimeNs, ctimeNs } = await stat(path, { bigint: true });
+    return [dev, ino, size, mtimeNs, ctimeNs].join(':');
+  } catch {
+    // Whoever opens it has the better error.
+    return path;
+  }
 }

@@ -1,11 +1,11 @@
 /** Whatever ends the wait for a guest early, and how a failed boot is told. */
-import type { ResolvedSandboxOptions } from '../config/sandbox.js';
-import { abortedError, EmbervmError, SandboxError } from '../errors.js';
-import type { Machine } from '../machine/machine.js';
-import type { MachineExit } from '../machine/types.js';
-import { waitFor } from '../machine/wait.js';
+import type { ResolvedSandboxOptions } from '../../config/sandbox.js';
+import { abortedError, EmbervmError, SandboxError } from '../../errors.js';
+import type { Machine } from '../../machine/machine.js';
+import type { MachineExit } from '../../machine/types.js';
+import { waitFor } from '../../machine/wait.js';
+import { shownTail, stopReason } from '../stop-result.js';
 import type { BootClock } from './boot-clock.js';
-import { shownTail, stopReason } from './stop-result.js';
 
 const TAIL_BYTES = 16 * 1024;
 /** The end of a machine closes its connections first; the event comes a moment later. */

@@ -1,16 +1,16 @@
-/** Saves a guest that has just been set up, for others to go on from. */
-import type { Machine } from '../machine/machine.js';
-import { copyDisk } from '../state/disk-copy.js';
-import { TemplateDraft } from '../state/templates/template-store.js';
-import type { BootContext, GuestFacts } from './guest-source.js';
+/** Saves a VM that has just been set up, for others to go on from. */
+import type { Machine } from '../../machine/machine.js';
+import { copyDisk } from '../../state/disk-copy.js';
+import { TemplateDraft, type TemplateGuest } from '../../state/templates/template-store.js';
+import type { VmRequest } from './vm-request.js';
 
 /** That it could not be saved matters to nobody but the next. */
 export async function saveTemplate(
   key: string,
-  guest: { machine: Machine; facts: GuestFacts },
-  { diskPath, warn }: BootContext,
+  machine: Machine,
+  { kernelRelease, agentVersion }: TemplateGuest,
+  { diskPath, warn }: VmRequest,
 ): Promise<void> {
-  const { machine, facts } = guest;
   let draft: TemplateDraft | undefined;
   try {
     draft = await TemplateDraft.begin(key);
@@ -22,7 +22,6 @@ export async function saveTemplate(
     } finally {
       await machine.resume();
     }
-    const { kernelRelease, agentVersion } = facts;
     await draft.commit({ kernelRelease, agentVersion });
   } catch (error) {
     await draft?.abandon();

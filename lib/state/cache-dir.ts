@@ -1,0 +1,56 @@
+/**
+ * A directory below `cache/` for what is of use to this process alone. It is locked for as long as it
+ * is used, so that those of processes that were killed can be told, and removed.
+ */
+import { randomUUID } from 'node:crypto';
+import { mkdir, readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { ensureDirectory, homeDirectory, stateError } from './home.js';
+import { FileLock } from './lock.js';
+
+const LOCK = 'lock';
+const OWNER_ONLY = 0o700;
+
+export class CacheDir {
+  readonly path: string;
+  readonly #lock: FileLock;
+
+  private constructor(path: string, lock: FileLock) {
+    this.path = path;
+    this.#lock = lock;
+  }
+
+  static async make(): Promise<CacheDir> {
+    const root = join(homeDirectory(), 'cache');
+    const path = join(root, randomUUID());
+    try {
+      await ensureDirectory(root);
+      await sweep(root);
+      await mkdir(path, { mode: OWNER_ONLY });
+      const lock = await FileLock.tryAcquire(join(path, LOCK));
+      if (lock === undefined) throw new Error('somebody else has locked it');
+      return new CacheDir(path, lock);
+    } catch (cause) {
+      throw stateError('make', path, cause);
+    }
+  }
+
+  async remove(): Promise<void> {
+    await rm(this.path, { recursive: true, force: true });
+    await this.#lock.release();
+  }
+}
+
+async function sweep(root: string): Promise<void> {
+  for (const name of await readdir(root)) {
+    const path = join(root, name);
+    try {
+      const lock = await FileLock.tryAcquire(join(path, LOCK));
+      if (lock === undefined) continue;
+      await rm(path, { recursive: true, force: true });
+      await lock.release();
+    } catch {
+      // It went away, or is left to the next.
+    }
+  }
+}
