@@ -11,7 +11,7 @@ const sandbox = await Sandbox.create({
 });
 try {
   const result = await sandbox.shell(script, {
-    timeoutMs: 5_000,
+    timeoutMs: 8_000,
     maxBuffer: 64 * 1024,
     rlimits: { nproc: 32, fsize: 16 * 1024 * 1024, nofile: 64, core: 0 },
   });

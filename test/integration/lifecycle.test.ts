@@ -1,7 +1,7 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import type { SandboxError } from '../../lib/errors.js';
 import { Sandbox, type SandboxHandle, type SandboxOptions } from '../../lib/index.js';
 import { BOOT_TIMEOUT_MS, describeGuest, small, useHome } from '../helpers/guest.js';
@@ -53,7 +53,10 @@ describeGuest('a sandbox with a name', () => {
     expect(Date.now() - handle.createdAt.getTime()).toBeLessThan(BOOT_TIMEOUT_MS);
     expect((await Sandbox.list({ labels: { team: 'x' } })).sandboxes).toHaveLength(1);
     expect((await Sandbox.list({ labels: { team: 'y' } })).sandboxes).toHaveLength(0);
-    expect(await record('state')).toMatchObject({ status: 'running', pid: process.pid });
+    // Written while the caller goes on already.
+    await vi.waitFor(async () =>
+      expect(await record('state')).toMatchObject({ status: 'running', pid: process.pid }),
+    );
     expect(Object.keys(await Sandbox.allMetrics())).toEqual([NAME]);
     expect((await handle.metrics()).cpu.cpus).toBe(1);
   });
