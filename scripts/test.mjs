@@ -1,8 +1,9 @@
-// npm test [-- <suite>…]: sets up what is missing, runs every suite, and ends with one line,
-// "N passed, N failed", over all of them.
+// npm test [-- <suite>…]: sets up what is missing, runs every suite, names what failed, and ends
+// with one line, "N passed, N failed", over all of them.
 import { Failure, main } from './lib/failure.mjs';
 import { seconds } from './lib/progress.mjs';
 import { setUp } from './lib/set-up.mjs';
+import { listFailures } from './test/failures.mjs';
 import { suites } from './test/suites.mjs';
 
 function choose(names) {
@@ -23,7 +24,7 @@ async function runSuite(name) {
     result = await suites[name]();
   } catch (error) {
     console.error(error instanceof Failure ? error.message : error);
-    result = { passed: 0, failed: 1 };
+    result = { passed: 0, failed: 1, failures: [String(error?.message ?? error)] };
   }
   return { name, ...result, time: seconds(performance.now() - startedAt) };
 }
@@ -38,6 +39,8 @@ await main(async () => {
   for (const { name, passed, failed, time } of results) {
     console.log(`${name.padEnd(8)} ${passed} passed, ${failed} failed  (${time})`);
   }
+  const failures = listFailures(results);
+  if (failures.length > 0) console.log(`\nFailed:\n${failures.join('\n')}`);
   const sum = (key) => results.reduce((total, result) => total + result[key], 0);
   console.log(`\n${sum('passed')} passed, ${sum('failed')} failed`);
   if (sum('failed') > 0) process.exitCode = 1;

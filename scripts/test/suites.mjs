@@ -1,11 +1,12 @@
 // The runners behind `npm test`. Each runs its tests with their output shown and returns how many
-// passed and failed; one that ends without saying so counts as one failure.
+// passed and failed, and a line for each failure; one that ends without saying so counts as one.
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { ccacheForCMake } from '../lib/ccache.mjs';
 import { root } from '../lib/root.mjs';
 import { runLogged } from '../lib/run.mjs';
+import { doctestFailures, fuzzFailure, vitestFailures } from './failures.mjs';
 
 const FUZZ_SECONDS = Number(process.env.EMBERVM_FUZZ_SECONDS ?? 10);
 
@@ -17,13 +18,15 @@ function show(command, env = {}) {
     const child = spawn(command[0], command.slice(1), {
       cwd: root,
       env: { ...process.env, ...env },
-      stdio: ['ignore', 'pipe', 'inherit'],
+      stdio: ['ignore', 'pipe', 'pipe'],
     });
     let output = '';
-    child.stdout.setEncoding('utf8').on('data', (text) => {
-      output += text;
-      process.stdout.write(text);
-    });
+    for (const stream of ['stdout', 'stderr']) {
+      child[stream].setEncoding('utf8').on('data', (text) => {
+        output += text;
+        process[stream].write(text);
+      });
+    }
     child.on('error', (error) => {
       console.error(`${command[0]}: ${error.message}`);
       resolve({ output, code: 127 });
@@ -38,7 +41,9 @@ function count({ output, code }, summary) {
   const passed = Number(match?.groups.passed ?? 0);
   const failed = Number(match?.groups.failed ?? 0);
   const unexplained = match === undefined || (code !== 0 && failed === 0);
-  return { passed, failed: failed + (unexplained ? 1 : 0) };
+  const failures = doctestFailures(output);
+  if (unexplained) failures.push(`ended with code ${code}, which no failed test explains`);
+  return { passed, failed: failed + (unexplained ? 1 : 0), failures };
 }
 
 async function buildPreset(preset) {
@@ -60,9 +65,10 @@ async function native(preset, env) {
 
 /** One libFuzzer target counts as one test. */
 async function fuzzWith(name, command) {
-  const { code } = await show(command);
+  const { code, output } = await show(command);
   console.log(`${name}: ${code === 0 ? 'no finding' : 'FAILED'} in ${FUZZ_SECONDS} s`);
-  return { passed: code === 0 ? 1 : 0, failed: code === 0 ? 0 : 1 };
+  if (code === 0) return { passed: 1, failed: 0, failures: [] };
+  return { passed: 0, failed: 1, failures: [fuzzFailure(name, output)] };
 }
 
 /** From the committed corpus, into a scratch folder. */
@@ -91,7 +97,8 @@ async function fuzz() {
   const results = [await fuzzWith('agent', agent)];
   for (const name of programs) results.push(await fuzzTarget(join(folder, name)));
   const sum = (key) => results.reduce((total, result) => total + result[key], 0);
-  return { passed: sum('passed'), failed: sum('failed') };
+  const failures = results.flatMap((result) => result.failures);
+  return { passed: sum('passed'), failed: sum('failed'), failures };
 }
 
 /** vitest's own record; a file that did not load has no test in it and counts as one failure. */
@@ -106,16 +113,18 @@ async function vitest() {
     '--reporter=json',
     `--outputFile.json=${report}`,
   ]);
-  if (!existsSync(report)) return { passed: 0, failed: 1 };
+  if (!existsSync(report)) {
+    return { passed: 0, failed: 1, failures: [`ended with code ${code} and no record`] };
+  }
   const result = JSON.parse(readFileSync(report, 'utf8'));
-  const unloaded = result.testResults.filter(
-    (file) => file.status === 'failed' && !file.assertionResults.some((t) => t.status === 'failed'),
-  ).length;
-  const failed = result.numFailedTests + unloaded;
-  return { passed: result.numPassedTests, failed: failed === 0 && code !== 0 ? 1 : failed };
+  const failures = vitestFailures(result);
+  if (failures.length === 0 && code !== 0) {
+    failures.push(`ended with code ${code}, which no failed test explains`);
+  }
+  return { passed: result.numPassedTests, failed: failures.length, failures };
 }
 
-/** @type {Record<string, () => Promise<{ passed: number, failed: number }>>} */
+/** @type {Record<string, () => Promise<{ passed: number, failed: number, failures: string[] }>>} */
 export const suites = {
   native: () => native('asan-ubsan', { ASAN_SYMBOLIZER_PATH: symbolizer }),
   threads: () => native('tsan', { TSAN_OPTIONS: `external_symbolizer_path=${symbolizer}` }),
