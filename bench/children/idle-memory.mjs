@@ -23,7 +23,7 @@ const before = await residentBytes();
 
 const guest = await bootToAgent({ memoryMib: 128 });
 const after = await residentBytes();
-const guestBytes = guest.machine.stats().residentBytes;
+const guestBytes = await guest.machine.residentBytes();
 await guest.machine.close();
 
 console.log(

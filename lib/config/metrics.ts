@@ -6,10 +6,13 @@ import * as z from './zod.js';
 export interface MetricsOptions {
   /** Ask the guest for its free memory (the default); the rest is known without it. */
   guest?: boolean | undefined;
+  /** Count which memory is resident (the default): milliseconds of the host for each GiB. */
+  resident?: boolean | undefined;
 }
 
 export interface ResolvedMetricsOptions {
   guest: boolean;
+  resident: boolean;
 }
 
 export interface MetricsStreamOptions extends MetricsOptions {
@@ -24,12 +27,15 @@ export interface ResolvedMetricsStreamOptions extends ResolvedMetricsOptions {
   signal?: AbortSignal | undefined;
 }
 
-const guest = z.boolean().default(true).describe('ask the guest too');
+const parts = {
+  guest: z.boolean().default(true).describe('ask the guest too'),
+  resident: z.boolean().default(true).describe('count resident memory'),
+};
 
-const metricsOptions: z.ZodType<ResolvedMetricsOptions> = z.strictObject({ guest });
+const metricsOptions: z.ZodType<ResolvedMetricsOptions> = z.strictObject(parts);
 
 const streamOptions: z.ZodType<ResolvedMetricsStreamOptions> = z.strictObject({
-  guest,
+  ...parts,
   intervalMs: limitMs.default(1_000).describe('time between samples in ms'),
   signal: abortSignal.optional().describe('ends the stream'),
 });

@@ -267,6 +267,15 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
     return callSync(() => this.#native.stats());
   }
 
+  /**
+   * Bytes of guest memory that are resident on the host. The kernel walks the page tables for it,
+   * which takes milliseconds for each GiB, off the JavaScript thread.
+   */
+  async residentBytes(): Promise<number> {
+    this.#requireOpen('count the memory of');
+    return call(() => this.#native.residentBytes());
+  }
+
   /** The last console output, at most `maxBytes`; also when the machine is closed. */
   consoleTail(maxBytes: number = DEFAULT_TAIL_BYTES): string {
     const tail = this.#finalTail ?? this.#native.consoleTail(maxBytes);

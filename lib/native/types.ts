@@ -92,16 +92,18 @@ export interface NativeVcpuStats {
   emulatedInstructions: number;
   /** CPU time of the vCPU thread, in ns. */
   cpuTimeNs: number;
+  /** Of that, what devices took to serve their registers; emulating an instruction is not in it. */
+  deviceTimeNs: number;
 }
 
 export interface NativeStats {
+  /** When the vCPUs' counters were read, in ns of the monotonic clock. */
+  atNs: number;
   vcpus: NativeVcpuStats[];
   /** Emulation fix-ups by mnemonic. */
   fixups: Record<string, number>;
   /** ns from the create call to the first `KVM_RUN`; -1 before the start. */
   setupNs: number;
-  /** Bytes of guest memory that are resident on the host. */
-  residentBytes: number;
   console: { bytes: number; droppedBytes: number };
   drives: Record<
     string,
@@ -136,6 +138,8 @@ export interface NativeMachine {
   /** The last console output, at most `maxBytes`. */
   consoleTail(maxBytes: number): Uint8Array;
   stats(): NativeStats;
+  /** Bytes of guest memory that are resident on the host; counted on a thread of Node's pool. */
+  residentBytes(): Promise<number>;
   /** A running machine keeps the process alive until unref'd. */
   ref(): void;
   unref(): void;

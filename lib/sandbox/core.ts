@@ -58,7 +58,7 @@ export class SandboxCore implements ExecHost {
   readonly #agent: AgentClient;
   /** What to call when a command is over. */
   readonly #running = new Map<bigint, () => void>();
-  readonly #startedAt = performance.now();
+  readonly #startedAtNs: number;
   #lastExecId = 0n;
 
   constructor(parts: SandboxParts) {
@@ -68,6 +68,7 @@ export class SandboxCore implements ExecHost {
     this.#options = parts.options;
     this.#machine = parts.machine;
     this.#agent = parts.agent;
+    this.#startedAtNs = parts.machine.stats().atNs;
     this.lifecycle = new Lifecycle({ ...parts, limits: parts.options });
     this.#logs = parts.logs;
     let over = false;
@@ -235,13 +236,17 @@ export class SandboxCore implements ExecHost {
     }
   }
 
-  async #sample({ guest }: ResolvedMetricsOptions, since: Metrics | undefined): Promise<Metrics> {
+  async #sample(
+    { guest, resident }: ResolvedMetricsOptions,
+    since: Metrics | undefined,
+  ): Promise<Metrics> {
     if (!this.lifecycle.isUp) this.lifecycle.requireRunning();
     return sampleMetrics(
       {
-        startedAt: this.#startedAt,
+        startedAtNs: this.#startedAtNs,
         limitBytes: this.#options.memoryMib * MIB,
         stats: () => this.#machine.stats(),
+        residentBytes: async () => (resident ? this.#machine.residentBytes() : null),
         guestMemory: async (timeoutMs) =>
           // One that is paused would not answer.
           guest && this.status !== 'paused' ? this.#agent.getMemory({ timeoutMs }) : null,

@@ -14,10 +14,11 @@ const GUEST_TIMEOUT_MS = 1_000;
 const ENDING_MS = 5_000;
 
 export interface MetricsSource {
-  /** When the sandbox was ready, by `performance.now()`. */
-  readonly startedAt: number;
+  /** When the sandbox was ready, by the clock of `stats()`. */
+  readonly startedAtNs: number;
   readonly limitBytes: number;
   stats(): NativeStats;
+  residentBytes(): Promise<number | null>;
   guestMemory(timeoutMs: number): Promise<GuestMemory | null>;
   runningProcesses(): number;
 }
@@ -26,24 +27,28 @@ const sum = (values: number[]): number => values.reduce((total, value) => total 
 
 /** One sample; `since` is the one before it in a stream. */
 export async function sampleMetrics(source: MetricsSource, since?: Metrics): Promise<Metrics> {
-  // Before the guest is asked, which costs it time.
+  // Before the guest is asked, which costs it time. Uptime and CPU time are of one moment.
   const stats = source.stats();
-  const uptimeMs = performance.now() - source.startedAt;
+  const uptimeMs = (stats.atNs - source.startedAtNs) / NS_PER_MS;
   const timeMs = sum(stats.vcpus.map((vcpu) => vcpu.cpuTimeNs)) / NS_PER_MS;
   const emulated = stats.vcpus.map((vcpu) => vcpu.emulatedInstructions);
   const drives = Object.values(stats.drives);
-  const guest = await source.guestMemory(GUEST_TIMEOUT_MS).catch(() => null);
+  const [residentBytes, guest] = await Promise.all([
+    source.residentBytes(),
+    source.guestMemory(GUEST_TIMEOUT_MS).catch(() => null),
+  ]);
   const elapsed = uptimeMs - (since?.uptimeMs ?? 0);
   const used = timeMs - (since?.cpu.timeMs ?? 0);
   return {
     uptimeMs,
     cpu: {
       timeMs,
+      deviceMs: sum(stats.vcpus.map((vcpu) => vcpu.deviceTimeNs)) / NS_PER_MS,
       cpus: stats.vcpus.length,
       percent: elapsed > 0 ? (100 * used) / elapsed : 0,
       emulatedInstructions: emulated.some((count) => count < 0) ? null : sum(emulated),
     },
-    memory: { limitBytes: source.limitBytes, residentBytes: stats.residentBytes, guest },
+    memory: { limitBytes: source.limitBytes, residentBytes, guest },
     disk: {
       readBytes: sum(drives.map((drive) => drive.readBytes)),
       writtenBytes: sum(drives.map((drive) => drive.writtenBytes)),

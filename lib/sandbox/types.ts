@@ -31,6 +31,8 @@ export interface Metrics {
   cpu: {
     /** CPU time of the virtual CPUs. */
     timeMs: number;
+    /** Of that, what the monitor's devices took on their threads. */
+    deviceMs: number;
     cpus: number;
     /** Of one CPU: since the sample before in a stream, else since the boot. */
     percent: number;
@@ -39,8 +41,8 @@ export interface Metrics {
   };
   memory: {
     limitBytes: number;
-    /** Of the guest's memory, what is resident on the host. */
-    residentBytes: number;
+    /** Of the guest's memory, what is resident on the host; `null` when it was not counted. */
+    residentBytes: number | null;
     /** What the guest says, and it may say anything; `null` when it was not asked or does not answer. */
     guest: GuestMemory | null;
   };

@@ -120,6 +120,10 @@ MachineState Machine::state() const { return core_->state(); }
 
 MachineStats Machine::Stats() const { return core_->Stats(); }
 
+std::function<std::optional<std::uint64_t>()> Machine::ResidentCounter() const {
+  return [core = core_] { return core->ResidentBytes(); };
+}
+
 std::vector<std::byte> Machine::ConsoleTail(std::size_t max_bytes) const {
   return core_->ConsoleTail(max_bytes);
 }

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/event_loop.h"
@@ -64,6 +65,10 @@ class Machine {
 
   [[nodiscard]] MachineState state() const;
   [[nodiscard]] MachineStats Stats() const;
+  // What counts the bytes of guest memory that are resident on the host. It takes
+  // milliseconds for each GiB, may be called on any thread, outlives the machine, and finds
+  // nothing after Close().
+  [[nodiscard]] std::function<std::optional<std::uint64_t>()> ResidentCounter() const;
   // The last `max_bytes` of what the guest printed; also after Close().
   [[nodiscard]] std::vector<std::byte> ConsoleTail(std::size_t max_bytes) const;
 

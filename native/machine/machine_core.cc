@@ -71,7 +71,10 @@ Result<> MachineCore::BuildConsole() {
 }
 
 Result<> MachineCore::BuildVm(GuestMemory memory, HostKind host_kind) {
-  memory_ = std::make_unique<GuestMemory>(std::move(memory));
+  {
+    const std::lock_guard lock(memory_mutex_);
+    memory_ = std::make_unique<GuestMemory>(std::move(memory));
+  }
   EMBERVM_TRY_ASSIGN(KvmVm vm, kvm_->CreateVm());
   vm_ = std::make_unique<KvmVm>(std::move(vm));
   EMBERVM_TRY(vm_->SetTssAddress(layout::kTss));
@@ -275,8 +278,11 @@ void MachineCore::TearDown() {
     vcpus.swap(vcpus_);
     devices.swap(devices_);
     fixups.swap(fixups_);
-    memory.swap(memory_);
     vm.swap(vm_);
+  }
+  {
+    const std::lock_guard lock(memory_mutex_);
+    memory.swap(memory_);
   }
   snapshot_thread_.Join();
   vcpus.clear();
@@ -330,6 +336,7 @@ MachineStats MachineCore::Stats() const {
   MachineStats stats;
   const std::lock_guard lock(pieces_mutex_);
   for (const auto& vcpu : vcpus_) stats.vcpus.push_back(vcpu->Usage());
+  stats.at_ns = MonotonicNs();
   if (!vcpus_.empty()) {
     const auto first_run = vcpus_.front()->first_run_ns();
     if (first_run.has_value()) stats.setup_ns = *first_run - created_ns_;
@@ -339,7 +346,6 @@ MachineStats MachineCore::Stats() const {
       stats.fixups.emplace_back(mnemonic, count);
     }
   }
-  if (memory_ != nullptr) stats.resident_bytes = memory_->ResidentBytes();
   if (console_ != nullptr) {
     const devices::ConsoleRing::Counters counters = console_->counters();
     stats.console_bytes = counters.bytes;
@@ -347,6 +353,12 @@ MachineStats MachineCore::Stats() const {
   }
   if (devices_ != nullptr) devices_->AddStats(stats);
   return stats;
+}
+
+std::optional<std::uint64_t> MachineCore::ResidentBytes() const {
+  const std::lock_guard lock(memory_mutex_);
+  if (memory_ == nullptr) return std::nullopt;
+  return memory_->ResidentBytes();
 }
 
 std::vector<std::byte> MachineCore::ConsoleTail(std::size_t max_bytes) const {

@@ -66,6 +66,8 @@ class MachineCore final : public VcpuHost {
   void CancelSnapshot() { cancel_snapshot_.store(true); }
   [[nodiscard]] MachineState state() const { return state_.load(); }
   [[nodiscard]] MachineStats Stats() const;
+  // Takes milliseconds for each GiB. Nothing once the memory is freed, which waits for it.
+  [[nodiscard]] std::optional<std::uint64_t> ResidentBytes() const;
   [[nodiscard]] std::vector<std::byte> ConsoleTail(std::size_t max_bytes) const;
 
   // VcpuHost, on the vCPUs' threads.
@@ -109,6 +111,9 @@ class MachineCore final : public VcpuHost {
   // Guards the pieces below against Stats() of another thread while TearDown()
   // takes them apart; all else about them belongs to the device thread.
   mutable std::mutex pieces_mutex_;
+  // The same between ResidentBytes() and the end of memory_: apart from the other, so that
+  // nobody's counters wait for a walk over all of RAM.
+  mutable std::mutex memory_mutex_;
   // Declared in the order of dependence: the last goes first.
   std::unique_ptr<devices::ConsoleRing> console_;
   std::optional<Kvm> kvm_;

@@ -110,7 +110,14 @@ std::optional<ExitInfo> VcpuThread::RunGuest() {
     if (!exit.has_value()) return HostFailure(exit.error());
     // Only here is the access of the exit before complete: the one safe point.
     if (std::holds_alternative<Interrupted>(*exit)) return std::nullopt;
-    if (auto end = host_.ServeExit(vcpu_, *exit); end.has_value()) return end;
+    const bool emulation = std::holds_alternative<EmulationFailure>(*exit);
+    const std::int64_t began_ns = MonotonicNs();
+    auto end = host_.ServeExit(vcpu_, *exit);
+    if (!emulation) {
+      device_time_ns_.fetch_add(static_cast<std::uint64_t>(MonotonicNs() - began_ns),
+                                std::memory_order_relaxed);
+    }
+    if (end.has_value()) return end;
   }
 }
 
@@ -124,6 +131,7 @@ VcpuUsage VcpuThread::Usage() const {
       }
     }
   }
+  usage.device_time_ns = device_time_ns_.load(std::memory_order_relaxed);
   timespec time{};
   const clockid_t clock = cpu_clock_.load();
   if (clock != kNoClock && clock_gettime(clock, &time) == 0) {

@@ -24,6 +24,7 @@ Napi::Array VcpusToJs(Napi::Env env, const std::vector<machine::VcpuUsage>& vcpu
     object.Set("exits", Count(env, vcpu.exits));
     object.Set("emulatedInstructions", Count(env, vcpu.emulated_instructions));
     object.Set("cpuTimeNs", Count(env, vcpu.cpu_time_ns));
+    object.Set("deviceTimeNs", Count(env, vcpu.device_time_ns));
     array.Set(index++, object);
   }
   return array;
@@ -75,14 +76,16 @@ Napi::Value ToJs(Napi::Env env, const Error& error) {
 
 void Throw(Napi::Env env, const Error& error) { napi_throw(env, ToJs(env, error)); }
 
+Error MachineClosed() { return Error("ERR_MACHINE_CLOSED", "the machine is closed"); }
+
 Napi::Object ToJs(Napi::Env env, const machine::MachineStats& stats) {
   const auto object = Napi::Object::New(env);
+  object.Set("atNs", Count(env, stats.at_ns));
   object.Set("vcpus", VcpusToJs(env, stats.vcpus));
   const auto fixups = Napi::Object::New(env);
   for (const auto& [mnemonic, count] : stats.fixups) fixups.Set(mnemonic, Count(env, count));
   object.Set("fixups", fixups);
   object.Set("setupNs", Count(env, stats.setup_ns));
-  object.Set("residentBytes", Count(env, stats.resident_bytes));
   const auto console = Napi::Object::New(env);
   console.Set("bytes", Count(env, stats.console_bytes));
   console.Set("droppedBytes", Count(env, stats.console_dropped_bytes));

@@ -23,6 +23,8 @@ namespace embervm::napi {
 // `syscall` and `context`.
 Napi::Value ToJs(Napi::Env env, const Error& error);
 void Throw(Napi::Env env, const Error& error);
+// What every operation of a machine that is gone answers.
+Error MachineClosed();
 
 Napi::Object ToJs(Napi::Env env, const std::vector<std::pair<std::string, Error::Value>>& context);
 Napi::Object ToJs(Napi::Env env, const machine::MachineStats& stats);

@@ -6,12 +6,11 @@
 
 #include "napi/addon_data.h"
 #include "napi/convert.h"
+#include "napi/resident_worker.h"
 
 namespace embervm::napi {
 
 namespace {
-
-Error Closed() { return Error("ERR_MACHINE_CLOSED", "the machine is closed"); }
 
 Napi::Promise Rejected(Napi::Env env, const Error& error) {
   const auto deferred = Napi::Promise::Deferred::New(env);
@@ -36,6 +35,7 @@ Napi::Function MachineWrap::DefineClass(Napi::Env env) {
                                      InstanceMethod<&MachineWrap::UnlistenVsock>("unlistenVsock"),
                                      InstanceMethod<&MachineWrap::ConsoleTail>("consoleTail"),
                                      InstanceMethod<&MachineWrap::Stats>("stats"),
+                                     InstanceMethod<&MachineWrap::ResidentBytes>("residentBytes"),
                                      InstanceMethod<&MachineWrap::Reference>("ref"),
                                      InstanceMethod<&MachineWrap::Unreference>("unref"),
                                  });
@@ -130,7 +130,7 @@ void MachineWrap::CloseAtExit(void* wrap) {
 }
 
 Napi::Value MachineWrap::RunAsync(Napi::Env env, const Operation& operation) {
-  if (machine_ == nullptr) return Rejected(env, Closed());
+  if (machine_ == nullptr) return Rejected(env, MachineClosed());
   const auto deferred = Napi::Promise::Deferred::New(env);
   queue_->Hold(env);
   operation(*machine_, [this, queue = queue_, deferred](Result<> result) {
@@ -228,7 +228,7 @@ Napi::Value MachineWrap::Snapshot(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   auto request = SnapshotRequestFromJs(info[0]);
   if (!request.has_value()) return Rejected(env, request.error());
-  if (machine_ == nullptr) return Rejected(env, Closed());
+  if (machine_ == nullptr) return Rejected(env, MachineClosed());
   const auto deferred = Napi::Promise::Deferred::New(env);
   queue_->Hold(env);
   machine_->Snapshot(std::move(request).value(),
@@ -249,7 +249,7 @@ Napi::Value MachineWrap::ConnectVsock(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const auto port = PortFromJs(info[0]);
   if (!port.has_value()) return Rejected(env, port.error());
-  if (machine_ == nullptr) return Rejected(env, Closed());
+  if (machine_ == nullptr) return Rejected(env, MachineClosed());
   const auto deferred = Napi::Promise::Deferred::New(env);
   queue_->Hold(env);
   machine_->ConnectVsock(*port, [this, queue = queue_, deferred](Result<UniqueFd> stream) {
@@ -268,7 +268,7 @@ Napi::Value MachineWrap::ConnectVsock(const Napi::CallbackInfo& info) {
 void MachineWrap::ListenVsock(const Napi::CallbackInfo& info) {
   const auto port = PortFromJs(info[0]);
   if (!port.has_value()) return Throw(info.Env(), port.error());
-  if (machine_ == nullptr) return Throw(info.Env(), Closed());
+  if (machine_ == nullptr) return Throw(info.Env(), MachineClosed());
   machine_->ListenVsock(*port);
 }
 
@@ -292,10 +292,15 @@ Napi::Value MachineWrap::ConsoleTail(const Napi::CallbackInfo& info) {
 
 Napi::Value MachineWrap::Stats(const Napi::CallbackInfo& info) {
   if (machine_ == nullptr) {
-    Throw(info.Env(), Closed());
+    Throw(info.Env(), MachineClosed());
     return {};
   }
   return ToJs(info.Env(), machine_->Stats());
+}
+
+Napi::Value MachineWrap::ResidentBytes(const Napi::CallbackInfo& info) {
+  if (machine_ == nullptr) return Rejected(info.Env(), MachineClosed());
+  return CountResidentBytes(info.Env(), machine_->ResidentCounter());
 }
 
 void MachineWrap::Reference(const Napi::CallbackInfo& info) {

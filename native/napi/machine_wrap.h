@@ -42,6 +42,7 @@ class MachineWrap : public Napi::ObjectWrap<MachineWrap> {
   void UnlistenVsock(const Napi::CallbackInfo& info);
   Napi::Value ConsoleTail(const Napi::CallbackInfo& info);
   Napi::Value Stats(const Napi::CallbackInfo& info);
+  Napi::Value ResidentBytes(const Napi::CallbackInfo& info);
   void Reference(const Napi::CallbackInfo& info);
   void Unreference(const Napi::CallbackInfo& info);
 

@@ -106,14 +106,22 @@ TEST_CASE("a paused guest stands still") {
   const auto before = machine->Stats();
   CHECK(before.setup_ns > 0);
   CHECK(before.vcpus.at(0).cpu_time_ns > 0);
+  // Each character was the access of a port.
+  CHECK(before.vcpus.at(0).device_time_ns > 0);
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  CHECK(machine->Stats().console_bytes == before.console_bytes);
+  const auto later = machine->Stats();
+  CHECK(later.console_bytes == before.console_bytes);
+  CHECK(later.vcpus.at(0).device_time_ns == before.vcpus.at(0).device_time_ns);
+  CHECK(later.at_ns - before.at_ns >= 20'000'000);
+  const auto resident = machine->ResidentCounter();
+  CHECK(resident().value_or(0) > 0);
   REQUIRE(Resume(*machine).has_value());
   while (machine->Stats().console_bytes == before.console_bytes) std::this_thread::yield();
   const auto tail = machine->ConsoleTail(10);
   CHECK(tail.size() == 10);
   CHECK(tail.front() == std::byte{'A'});
   Close(machine);
+  CHECK_FALSE(resident().has_value());
   CHECK(recorder.exits() == 0);
 }
 

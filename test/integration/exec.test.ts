@@ -385,6 +385,10 @@ describeGuest('a sandbox', () => {
     expect(metrics.vsock.sentBytes).toBeGreaterThan(8 * 2 ** 20);
     expect(metrics.uptimeMs).toBeGreaterThan(0);
     expect(metrics.processes.running).toBe(0);
+    expect(metrics.cpu.deviceMs).toBeGreaterThan(0);
+    expect(metrics.cpu.deviceMs).toBeLessThan(metrics.cpu.timeMs);
+    const counters = await sandbox.metrics({ guest: false, resident: false });
+    expect(counters.memory).toMatchObject({ residentBytes: null, guest: null });
     const guest = metrics.memory.guest ?? { totalBytes: 0, freeBytes: 0 };
     expect(guest.totalBytes).toBeGreaterThan(64 * 2 ** 20);
     expect(guest.totalBytes).toBeLessThan(metrics.memory.limitBytes);
