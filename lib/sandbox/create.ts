@@ -95,7 +95,14 @@ export async function startSandbox(nameInput: unknown, input: unknown): Promise<
     state = new StateWriter(directory.records, name, previous);
     state.set('starting');
     const place = placeOf(config, directory, state, options);
-    return await boot(diskFactory(grow), options, clock, assets, place, state.flush());
+    return await boot(
+      diskFactory({ grow }, options.warmStart ?? 'auto'),
+      options,
+      clock,
+      assets,
+      place,
+      state.flush(),
+    );
   } catch (error) {
     if (state !== undefined) await settle(state, name, error);
     await directory.release();

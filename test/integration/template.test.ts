@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { readdirSync, statSync, truncateSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
@@ -24,8 +25,14 @@ describeGuest('a sandbox that starts warm', () => {
       const first = await Sandbox.create(small({ scripts: { hello: '#!/bin/sh\necho hello' } }));
       try {
         expect(first.bootReport().start).toBe('cold');
-        expect(stagesOf(first).slice(3)).toEqual(['machine', 'kernel', 'root', 'template']);
-        expect(templates()).toHaveLength(1);
+        expect(stagesOf(first).slice(3)).toEqual([
+          'machine',
+          'kernel',
+          'template',
+          'root',
+          'template',
+        ]);
+        expect(templates()).toHaveLength(2);
         await first.shell('echo first > /note');
         expect((await first.exec('hello')).stdout).toBe('hello\n');
 
@@ -80,8 +87,19 @@ describeGuest('a sandbox that starts warm', () => {
       const sandbox = await Sandbox.create(small({ name: 'kept' }));
       await sandbox.shell('echo kept > /note');
       await sandbox.stop();
-      await using again = await Sandbox.start('kept');
-      expect((await again.exec('cat', ['/note'])).stdout).toBe('kept\n');
+      const disk = join(home, 'sandboxes/kept/upper.ext4');
+      for (const note of ['once', 'twice']) {
+        const again = await Sandbox.start('kept');
+        expect(again.bootReport().start).toBe('warm');
+        expect(stagesOf(again).slice(-3)).toEqual(['restore', 'agent', 'root']);
+        await again.shell(`echo ${note} >> /note; head -c 65536 /dev/zero > /${note}`);
+        const { stdout } = await again.shell('cat /note; hostname; wc -c /once');
+        expect(stdout).toContain('kept\nonce\n');
+        expect(stdout).toContain('kept\n65536 /once\n');
+        await again.stop();
+        // What the guest knew of another disk before has not got into this one.
+        execFileSync('e2fsck', ['-fn', disk], { stdio: 'pipe' });
+      }
     },
     BOOT_TIMEOUT_MS,
   );
@@ -103,7 +121,7 @@ describeGuest('a sandbox that starts warm', () => {
   test(
     'boots where the template is damaged, and replaces it',
     async () => {
-      const [directory = ''] = templates();
+      const [directory = ''] = templates().filter((path) => path.endsWith('-ready'));
       const memory = readdirSync(join(directory, 'machine')).find((name) =>
         name.startsWith('memory-'),
       );
@@ -118,8 +136,8 @@ describeGuest('a sandbox that starts warm', () => {
       } finally {
         await sandbox.close();
       }
-      expect(templates()).toHaveLength(1);
-      expect(statSync(templates()[0] ?? '').ino).not.toBe(before);
+      expect(templates()).toHaveLength(2);
+      expect(statSync(directory).ino).not.toBe(before);
       await using next = await Sandbox.create(small());
       expect(next.bootReport().start).toBe('warm');
     },

@@ -7,11 +7,11 @@ import {
   type Template,
 } from '../../state/templates/template-store.js';
 import { createUpperDisk, type UpperDisk } from '../../state/upper-disk.js';
-import { coldStart } from './cold-start.js';
-import { templateKey } from './template-key.js';
+import { type ColdStartOptions, coldStart } from './cold-start.js';
+import { templateKeys } from './template-key.js';
 import type { Vm, VmFactory } from './vm-factory.js';
 import type { VmRequest } from './vm-request.js';
-import { warmStart } from './warm-start.js';
+import { startBooted, startReady } from './warm-start.js';
 
 /** Damaged, of another version of this package, of another host; or its guest does not go on. */
 const FAULTS_OF_TEMPLATE = ['ERR_SNAPSHOT_', 'ERR_BOOT_', 'ERR_MACHINE_FAULT', 'ERR_GUEST_PANIC'];
@@ -24,10 +24,11 @@ export const coldFactory: VmFactory = {
 /** A VM goes on from the template of its kind; the first one boots and leaves it. */
 export const templateFactory: VmFactory = { newVm: fromTemplate };
 
-/** Boots with the disk that is there. */
-export function diskFactory(grow: boolean): VmFactory {
-  const disk = async ({ diskPath }: VmRequest): Promise<UpperDisk> => ({ path: diskPath, grow });
-  return { newVm: (request) => coldStart(request, { disk }) };
+/** The disk is there. It does not belong to what is in memory, so the root is set up each time. */
+export function diskFactory(upper: Pick<UpperDisk, 'grow'>, warmStart: 'auto' | 'off'): VmFactory {
+  const disk = async ({ diskPath: path }: VmRequest): Promise<UpperDisk> => ({ path, ...upper });
+  if (warmStart === 'off') return { newVm: (request) => coldStart(request, { disk }) };
+  return { newVm: (request) => withDisk(request, disk) };
 }
 
 function newDisk({ diskPath, config, durable }: VmRequest): Promise<UpperDisk> {
@@ -35,23 +36,40 @@ function newDisk({ diskPath, config, durable }: VmRequest): Promise<UpperDisk> {
 }
 
 async function fromTemplate(request: VmRequest): Promise<Vm> {
-  const key = await templateKey(request.config, request.assets);
+  const keys = await templateKeys(request.config, request.assets);
+  const ready = await attempt(request, keys.ready, startReady);
+  if (ready !== undefined) return ready;
+  await rm(request.diskPath, { force: true });
+  return coldStart(request, { disk: newDisk, templates: keys });
+}
+
+async function withDisk(request: VmRequest, disk: ColdStartOptions['disk']): Promise<Vm> {
+  const { booted } = await templateKeys(request.config, request.assets);
+  const upper = await disk(request);
+  const vm = await attempt(request, booted, (_, template) => startBooted(request, template, upper));
+  return vm ?? coldStart(request, { disk, templates: { booted } });
+}
+
+/** `undefined` where there is no template, or none that works. */
+async function attempt(
+  request: VmRequest,
+  key: string,
+  start: (request: VmRequest, template: Template) => Promise<Vm>,
+): Promise<Vm | undefined> {
   const template = await findTemplate(key);
-  if (template !== undefined) {
-    try {
-      return await warmStart(request, template);
-    } catch (error) {
-      await request.discard();
-      if (request.signal?.aborted) throw error;
-      await giveUp(template, error, request);
-    }
+  if (template === undefined) return undefined;
+  try {
+    return await start(request, template);
+  } catch (error) {
+    await request.discard();
+    if (request.signal?.aborted) throw error;
+    await giveUp(template, error, request);
+    return undefined;
   }
-  return coldStart(request, { disk: newDisk, templateKey: key });
 }
 
 async function giveUp(template: Template, error: unknown, request: VmRequest): Promise<void> {
   request.warn(`not started from the template ${template.key}: ${(error as Error).message}`);
-  await rm(request.diskPath, { force: true });
   const code = error instanceof EmbervmError ? error.code : '';
   const faulty = FAULTS_OF_TEMPLATE.some((prefix) => code.startsWith(prefix));
   if (faulty) await discardTemplate(template.key);

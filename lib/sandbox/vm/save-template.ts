@@ -1,28 +1,32 @@
-/** Saves a VM that has just been set up, for others to go on from. */
+/** Saves a VM that does nothing yet, for others to go on from. */
 import type { Machine } from '../../machine/machine.js';
+import type { AgentClient } from '../../rpc/agent-client.js';
 import { copyDisk } from '../../state/disk-copy.js';
-import { TemplateDraft, type TemplateGuest } from '../../state/templates/template-store.js';
+import { TemplateDraft } from '../../state/templates/template-store.js';
+import type { TemplateKind } from './template-key.js';
 import type { VmRequest } from './vm-request.js';
 
 /** That it could not be saved matters to nobody but the next. */
 export async function saveTemplate(
   key: string,
-  machine: Machine,
-  { kernelRelease, agentVersion }: TemplateGuest,
+  kind: TemplateKind,
+  { machine, agent }: { machine: Machine; agent: AgentClient },
   { diskPath, warn }: VmRequest,
 ): Promise<void> {
   let draft: TemplateDraft | undefined;
   try {
     draft = await TemplateDraft.begin(key);
     if (draft === undefined) return;
+    const info = await agent.getInfo();
     await machine.pause();
     try {
       await machine.snapshot(draft.machine);
-      await copyDisk(diskPath, draft.disk, { durable: true });
+      // Before its root is set up, nothing is known to the guest of what is on its disk.
+      if (kind === 'ready') await copyDisk(diskPath, draft.disk, { durable: true });
     } finally {
       await machine.resume();
     }
-    await draft.commit({ kernelRelease, agentVersion });
+    await draft.commit(info);
   } catch (error) {
     await draft?.abandon();
     warn(`no template was made: ${(error as Error).message}`);

@@ -1,4 +1,4 @@
-/** What a template depends on: sandboxes with the same key can start from the same one. */
+/** What templates depend on: sandboxes with the same keys can start from the same ones. */
 import { createHash } from 'node:crypto';
 import { stat } from 'node:fs/promises';
 import { upperTemplate } from '../../state/upper-disk.js';
@@ -9,13 +9,20 @@ import type { VmConfig } from './vm-request.js';
 /** To be raised when what is done to a guest before it is saved changes. */
 const FORMAT = 1;
 
-export async function templateKey(config: VmConfig, assets: BootAssets): Promise<string> {
+/** `booted`: the agent answers. `ready`: its root is set up, too. */
+export type TemplateKind = 'booted' | 'ready';
+
+export async function templateKeys(
+  config: VmConfig,
+  assets: BootAssets,
+): Promise<Record<TemplateKind, string>> {
   const { cpus, memoryMib, rootDiskMib, securityProfile, kernel } = config;
   const paths = [assets.kernel, assets.initramfs, assets.base, await upperTemplate(rootDiskMib)];
   const files = await Promise.all(paths.map(identity));
   const args = [...guestCommandLine, ...kernel.args];
   const parts = { FORMAT, files, args, cpus, memoryMib, rootDiskMib, securityProfile };
-  return createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 32);
+  const hash = createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 32);
+  return { booted: `${hash}-booted`, ready: `${hash}-ready` };
 }
 
 /** Changes whenever the file does, and costs no reading of it. */

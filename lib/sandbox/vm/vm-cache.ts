@@ -8,10 +8,11 @@ import { parseVmCacheOptions } from '../../config/vm-cache.js';
 import { SandboxError } from '../../errors.js';
 import { CacheDir } from '../../state/cache-dir.js';
 import { renew } from './agent-link.js';
-import { findBootAssets } from './boot-assets.js';
+import { type BootAssets, findBootAssets } from './boot-assets.js';
 import { BootClock } from './boot-clock.js';
 import { templateFactory } from './factories.js';
-import { templateKey } from './template-key.js';
+import { olderFacts } from './root-set-up.js';
+import { templateKeys } from './template-key.js';
 import type { Vm, VmFactory } from './vm-factory.js';
 import { type VmConfig, VmRequest } from './vm-request.js';
 import { WARM_LIMIT_MS } from './warm-start.js';
@@ -132,9 +133,9 @@ export class VmCache implements VmFactory, AsyncDisposable {
 
   async #matches(request: VmRequest): Promise<boolean> {
     this.#key ??= findBootAssets(this.#config.kernel.path).then((assets) =>
-      templateKey(this.#config, assets),
+      keyOf(this.#config, assets),
     );
-    return (await this.#key) === (await templateKey(request.config, request.assets));
+    return (await this.#key) === (await keyOf(request.config, request.assets));
   }
 
   /** One VM after the other: they would only slow each other down. */
@@ -222,6 +223,10 @@ export class VmCache implements VmFactory, AsyncDisposable {
   }
 }
 
+async function keyOf(config: VmConfig, assets: BootAssets): Promise<string> {
+  return (await templateKeys(config, assets)).ready;
+}
+
 async function handOver({ vm, diskPath }: Waiting, request: VmRequest): Promise<Vm> {
   const { machine, agent } = vm;
   request.clock.begin('restore');
@@ -230,8 +235,7 @@ async function handOver({ vm, diskPath }: Waiting, request: VmRequest): Promise<
   await machine.ref().resume();
   request.clock.begin('agent');
   await renew(agent, watch, request.hostname);
-  const facts = { ...vm.facts, agentStartedMs: null, agentDialledMs: null };
-  return { machine, agent, facts, start: 'cached' };
+  return { machine, agent, facts: olderFacts(vm.facts), start: 'cached' };
 }
 
 async function drop({ vm, diskPath }: Waiting): Promise<void> {

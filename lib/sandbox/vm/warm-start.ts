@@ -1,18 +1,43 @@
-/** A VM that goes on from a template: its kernel has booted and its root is set up. */
+/** A VM that goes on from a template. */
 import { Machine } from '../../machine/machine.js';
+import type { AgentClient } from '../../rpc/agent-client.js';
 import { copyDisk } from '../../state/disk-copy.js';
 import type { Template } from '../../state/templates/template-store.js';
+import type { UpperDisk } from '../../state/upper-disk.js';
 import { acceptAgent, GUEST_CID, renew } from './agent-link.js';
+import type { BootWatch } from './boot-watch.js';
+import { olderFacts, setUpRoot } from './root-set-up.js';
 import type { Vm } from './vm-factory.js';
 import type { VmRequest } from './vm-request.js';
 
 /** A guest that goes on needs a fraction of a second; a boot is better than to wait for long. */
 export const WARM_LIMIT_MS = 15_000;
 
-export async function warmStart(request: VmRequest, template: Template): Promise<Vm> {
-  const { assets, clock, diskPath, durable, hostname, signal } = request;
+/** Its kernel has booted, and its root is set up: the disk is that of the template. */
+export async function startReady(request: VmRequest, template: Template): Promise<Vm> {
+  const { clock, diskPath, durable } = request;
   clock.begin('disk');
   await copyDisk(template.disk, diskPath, { durable });
+  const { machine, agent } = await goOn(request, template);
+  return { machine, agent, facts: olderFacts(template.guest), start: 'warm' };
+}
+
+/** Its kernel has booted, no more: any disk of the template's size will do. */
+export async function startBooted(
+  request: VmRequest,
+  template: Template,
+  upper: UpperDisk,
+): Promise<Vm> {
+  const { machine, agent, watch } = await goOn(request, template);
+  await setUpRoot(request, watch, agent, upper);
+  return { machine, agent, facts: olderFacts(template.guest), start: 'warm' };
+}
+
+async function goOn(
+  request: VmRequest,
+  template: Template,
+): Promise<{ machine: Machine; agent: AgentClient; watch: BootWatch }> {
+  const { assets, clock, diskPath, hostname, signal } = request;
   clock.begin('restore');
   const machine = await Machine.restore(template.machine, {
     drives: [
@@ -28,6 +53,5 @@ export async function warmStart(request: VmRequest, template: Template): Promise
   clock.begin('agent');
   const agent = await watch.during(dialled);
   await renew(agent, watch, hostname);
-  const facts = { ...template.guest, agentStartedMs: null, agentDialledMs: null };
-  return { machine, agent, facts, start: 'warm' };
+  return { machine, agent, watch };
 }

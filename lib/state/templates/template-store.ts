@@ -20,7 +20,7 @@ const LOCK = '.lock-';
 const OWNER_ONLY = 0o700;
 const MAX_MANIFEST_BYTES = 4096;
 /** The least recently used ones go when there are more. Each is as large as what a guest touched. */
-const MAX_TEMPLATES = 8;
+const MAX_TEMPLATES = 16;
 
 /** What a guest said of itself before it was saved. */
 export interface TemplateGuest {
@@ -108,11 +108,11 @@ export class TemplateDraft {
   }
 
   /** Everything else is on the disk by now. To be abandoned where this throws. */
-  async commit(guest: TemplateGuest): Promise<void> {
+  async commit({ kernelRelease, agentVersion }: TemplateGuest): Promise<void> {
     try {
       const file = await open(join(this.#directory, MANIFEST), 'wx');
       try {
-        await file.writeFile(JSON.stringify({ version: VERSION, ...guest }));
+        await file.writeFile(JSON.stringify({ version: VERSION, kernelRelease, agentVersion }));
         await file.sync();
       } finally {
         await file.close();
