@@ -11,7 +11,7 @@ import { type ColdStartOptions, coldStart } from './cold-start.js';
 import { templateKeys } from './template-key.js';
 import type { Vm, VmFactory } from './vm-factory.js';
 import type { VmRequest } from './vm-request.js';
-import { startBooted, startReady } from './warm-start.js';
+import { startBooted, startReady, WARM_LIMIT_MS } from './warm-start.js';
 
 /** Damaged, of another version of this package, of another host; or its guest does not go on. */
 const FAULTS_OF_TEMPLATE = ['ERR_SNAPSHOT_', 'ERR_BOOT_', 'ERR_MACHINE_FAULT', 'ERR_GUEST_PANIC'];
@@ -62,10 +62,16 @@ async function attempt(
     return await start(request, template);
   } catch (error) {
     await request.discard();
-    if (request.signal?.aborted) throw error;
+    if (request.signal?.aborted || isOutOfTime(error, request)) throw error;
     await giveUp(template, error, request);
     return undefined;
   }
+}
+
+/** A boot would not be in time either, and nothing is wrong with the template. */
+function isOutOfTime(error: unknown, { bootTimeoutMs }: VmRequest): boolean {
+  const timedOut = error instanceof EmbervmError && error.code === 'ERR_BOOT_TIMEOUT';
+  return timedOut && bootTimeoutMs <= WARM_LIMIT_MS;
 }
 
 async function giveUp(template: Template, error: unknown, request: VmRequest): Promise<void> {

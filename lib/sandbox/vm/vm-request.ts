@@ -60,6 +60,11 @@ export class VmRequest {
     return this.#limits.signal;
   }
 
+  /** @internal What the caller allows for the whole boot. */
+  get bootTimeoutMs(): number {
+    return this.#limits.bootTimeoutMs;
+  }
+
   /** @internal Of the machine that was attached last. */
   watchOf(machine: Machine): BootWatch | undefined {
     return this.#machine === machine ? this.#watch : undefined;
