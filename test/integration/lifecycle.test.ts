@@ -130,8 +130,8 @@ describeGuest('a sandbox with a name', () => {
   test(
     'that does not boot again in time is crashed, and can be started once more',
     async () => {
-      const error = await rejection<SandboxError>(Sandbox.start(NAME, { bootTimeoutMs: 50 }));
-      expect(error).toMatchObject({ code: 'ERR_BOOT_TIMEOUT', stage: 'kernel' });
+      const error = await rejection<SandboxError>(Sandbox.start(NAME, { bootTimeoutMs: 5 }));
+      expect(error).toMatchObject({ code: 'ERR_BOOT_TIMEOUT', stage: 'agent' });
       expect(await handle.refresh()).toMatchObject({
         status: 'crashed',
         stopResult: { reason: 'boot_failed' },
