@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/checked.h"
+#include "memory/page_map.h"
 
 namespace embervm {
 
@@ -165,19 +166,16 @@ Result<> GuestMemory::Fill(GuestAddr addr, std::uint64_t len, std::byte value) c
 }
 
 std::uint64_t GuestMemory::ResidentBytes() const {
-  // In pieces, so that a 512 GiB guest does not need a 128 MiB vector.
-  constexpr std::size_t kPagesAtOnce = 65536;
-  std::vector<unsigned char> residency(kPagesAtOnce);
-  const std::span<std::byte> bytes = mapping_.bytes();
-  std::uint64_t resident = 0;
-  for (std::size_t offset = 0; offset < bytes.size(); offset += kPagesAtOnce * kPageSize) {
-    const std::size_t length = std::min(bytes.size() - offset, kPagesAtOnce * kPageSize);
-    if (::mincore(bytes.subspan(offset).data(), length, residency.data()) != 0) return 0;
-    const auto pages = std::span(residency).first(length / kPageSize);
-    resident += static_cast<std::uint64_t>(
-        std::ranges::count_if(pages, [](unsigned char page) { return (page & 1U) != 0; }));
+  // In pieces, so that a 512 GiB guest does not need a 1 GiB vector.
+  constexpr std::size_t kAtOnce = 65536 * kPageSize;
+  PageMap page_map;
+  const std::span<const std::byte> bytes = mapping_.bytes();
+  std::uint64_t pages = 0;
+  for (std::size_t offset = 0; offset < bytes.size(); offset += kAtOnce) {
+    const std::size_t length = std::min(bytes.size() - offset, kAtOnce);
+    pages += page_map.CountPresent(bytes.subspan(offset, length));
   }
-  return resident * kPageSize;
+  return pages * kPageSize;
 }
 
 }  // namespace embervm

@@ -32,10 +32,20 @@ PageMap::PageMap() {
 }
 
 std::span<const PageKind> PageMap::Read(std::span<const std::byte> bytes) {
-  const std::size_t pages = bytes.size() / GuestMemory::kPageSize;
-  kinds_.assign(pages, PageKind::kPrivate);
-  if (!fd_.valid()) return kinds_;
-  entries_.resize(pages);
+  kinds_.assign(bytes.size() / GuestMemory::kPageSize, PageKind::kPrivate);
+  if (ReadEntries(bytes)) std::ranges::transform(entries_, kinds_.begin(), KindOf);
+  return kinds_;
+}
+
+std::size_t PageMap::CountPresent(std::span<const std::byte> bytes) {
+  if (!ReadEntries(bytes)) return 0;
+  const auto is_present = [](std::uint64_t entry) { return (entry & kPresent) != 0; };
+  return static_cast<std::size_t>(std::ranges::count_if(entries_, is_present));
+}
+
+bool PageMap::ReadEntries(std::span<const std::byte> bytes) {
+  if (!fd_.valid()) return false;
+  entries_.resize(bytes.size() / GuestMemory::kPageSize);
   const std::span<std::byte> raw = std::as_writable_bytes(std::span(entries_));
   const std::uint64_t first = reinterpret_cast<std::uintptr_t>(bytes.data()) /
                               GuestMemory::kPageSize * sizeof(std::uint64_t);
@@ -45,11 +55,10 @@ std::span<const PageKind> PageMap::Read(std::span<const std::byte> bytes) {
     const ssize_t count =
         ::pread(fd_.get(), rest.data(), rest.size(), static_cast<off_t>(first + got));
     if (count < 0 && errno == EINTR) continue;
-    if (count <= 0) return kinds_;
+    if (count <= 0) return false;
     got += static_cast<std::size_t>(count);
   }
-  std::ranges::transform(entries_, kinds_.begin(), KindOf);
-  return kinds_;
+  return true;
 }
 
 }  // namespace embervm

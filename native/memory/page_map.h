@@ -29,7 +29,14 @@ class PageMap {
   // `bytes` begins and ends with a page. Valid until the next call.
   [[nodiscard]] std::span<const PageKind> Read(std::span<const std::byte> bytes);
 
+  // How many of the pages are in memory and mapped here. mincore(2) would count what of a
+  // mapped file is in the page cache, whoever has read it. 0 without procfs.
+  [[nodiscard]] std::size_t CountPresent(std::span<const std::byte> bytes);
+
  private:
+  // False when there is no procfs.
+  bool ReadEntries(std::span<const std::byte> bytes);
+
   UniqueFd fd_;
   std::vector<std::uint64_t> entries_;
   std::vector<PageKind> kinds_;

@@ -80,6 +80,8 @@ TEST_CASE("memory comes back from its file, and the file takes no room for zeroe
 
   const auto restored = GuestMemory::FromFiles(kMemory, Layers(Open(directory, "whole")));
   REQUIRE(restored.has_value());
+  // What is in the page cache is nobody's until it is touched.
+  CHECK(restored->ResidentBytes() == 0);
   CHECK(Get(*restored, 0) == 1);
   CHECK(Get(*restored, 5 * kPage + 17) == 2);
   CHECK(Get(*restored, kMemory - 1) == 3);
