@@ -80,6 +80,11 @@ export const errorTable = {
   ERR_FILE_LIMIT: 'FileError',
   ERR_FILE_FAILED: 'FileError',
 
+  ERR_IMAGE_INVALID: 'ImageError',
+  ERR_IMAGE_LIMIT: 'ImageError',
+  ERR_IMAGE_READ: 'ImageError',
+  ERR_IMAGE_WRITE: 'ImageError',
+
   ERR_RPC_CANCELLED: 'RpcError',
   ERR_RPC_UNKNOWN: 'RpcError',
   ERR_RPC_INVALID_ARGUMENT: 'RpcError',
@@ -246,6 +251,11 @@ export class FileError extends EmbervmError {
   }
 }
 
+/** An image could not be made of its layers. */
+export class ImageError extends EmbervmError {
+  declare readonly code: CodeOf<'ImageError'>;
+}
+
 export interface RpcErrorOptions extends ErrorOptions {
   status?: number | undefined;
 }
@@ -272,6 +282,7 @@ const classes: Readonly<Record<ErrorClassName, ErrorClass>> = {
   SandboxError,
   ExecError,
   FileError,
+  ImageError,
   RpcError,
 };
 

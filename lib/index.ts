@@ -33,6 +33,7 @@ export {
   type ExecFailureKind,
   FileError,
   HostError,
+  ImageError,
   MachineError,
   RpcError,
   SandboxError,
