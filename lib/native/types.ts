@@ -187,6 +187,36 @@ export interface NativeHostReport {
   capabilities: NativeCapability[];
 }
 
+/** What is left out has the addon's own bound. */
+export interface NativeImageLimits {
+  entries?: number | undefined;
+  pathBytes?: number | undefined;
+  depth?: number | undefined;
+  fileBytes?: number | undefined;
+  totalBytes?: number | undefined;
+  metadataBytes?: number | undefined;
+  imageBytes?: number | undefined;
+  layers?: number | undefined;
+}
+
+export interface NativeImageRequest {
+  /** Tar archives, uncompressed, the lowest layer first. */
+  layers: readonly string[];
+  path: string;
+  limits: NativeImageLimits;
+}
+
+export interface NativeImageReport {
+  imageBytes: number;
+  inodes: number;
+}
+
+export interface NativeImageJob {
+  done: Promise<NativeImageReport>;
+  /** It then ends soon, with `ERR_ABORTED` where it was not done already. */
+  cancel(): void;
+}
+
 export interface NativeBinding {
   readonly version: string;
   createMachine(
@@ -206,4 +236,6 @@ export interface NativeBinding {
   isFileLocked(fd: number): boolean;
   /** Copies what is not a hole to `to`, which must not exist; synced where `durable`. */
   copySparse(from: string, to: string, durable: boolean): Promise<void>;
+  /** Makes one EROFS image of tar layers. What is at `path` is replaced when it is complete. */
+  buildImage(request: NativeImageRequest): NativeImageJob;
 }

@@ -7,6 +7,7 @@
 #include "napi/addon_data.h"
 #include "napi/convert.h"
 #include "napi/file_lock.h"
+#include "napi/image_build_worker.h"
 #include "napi/machine_wrap.h"
 #include "napi/pty_relay_wrap.h"
 #include "napi/sparse_copy_worker.h"
@@ -34,6 +35,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("probeHost", Napi::Function::New<&ProbeHost>(env));
   exports.Set("lockFile", Napi::Function::New<&LockFile>(env));
   exports.Set("copySparse", Napi::Function::New<&CopySparseAsync>(env));
+  exports.Set("buildImage", Napi::Function::New<&BuildImageAsync>(env));
   exports.Set("isFileLocked", Napi::Function::New<&IsFileLocked>(env));
   return exports;
 }
