@@ -102,8 +102,8 @@ export const steps = [
   {
     name: 'base-image',
     title: 'base image',
-    inputs: ['guest/base'],
-    facts: () => [versionOf('busybox-static', 'erofs-utils')],
+    inputs: ['guest/base', 'native/image'],
+    facts: () => [versionOf('busybox-static')],
     outputs: ['build/guest/base.erofs'],
     run: (onLine) => runLogged('base-image', [join(root, 'guest/base/build')], { onLine }),
   },
