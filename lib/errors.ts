@@ -58,6 +58,7 @@ export const errorTable = {
   ERR_LOG_CURSOR: 'SandboxError',
   ERR_SANDBOX_CRASHED: 'SandboxError',
   ERR_FACTORY_CLOSED: 'SandboxError',
+  ERR_SANDBOX_STOPPED: 'SandboxError',
   ERR_BOOT_FAILED: 'SandboxError',
   ERR_BOOT_TIMEOUT: 'SandboxError',
 

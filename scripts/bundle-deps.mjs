@@ -13,11 +13,11 @@ const bundles = [
   { directory: 'rpc', module: 'protobuf.js', name: '@bufbuild/protobuf' },
 ];
 
-/** Name, version and licence of what is in a bundle; the text ships with the package. */
+/** Name, version and licence of what is in a bundle; the texts ship beside the binaries. */
 function banner(name) {
   const manifest = join(root, 'node_modules', name, 'package.json');
   const { version, license } = JSON.parse(readFileSync(manifest, 'utf8'));
-  return `/* Parts of ${name} ${version}, ${license}: see the LICENSE of that package. */`;
+  return `/* Parts of ${name} ${version}, ${license}: see prebuilds/<platform>/licenses. */`;
 }
 
 for (const { directory, module, name } of bundles) {

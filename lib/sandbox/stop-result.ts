@@ -57,10 +57,10 @@ export function stopResult(name: string, reason: StopReason, workload?: InitExit
   };
 }
 
-/** For what was going on in a sandbox when it ended. */
+/** For what was going on in a sandbox when it ended: of a crash, or of an end that was wanted. */
 export function sandboxGone(result: StopResult, tail: string, message: string): SandboxError {
   return new SandboxError(
-    'ERR_SANDBOX_CRASHED',
+    result.status === 'crashed' ? 'ERR_SANDBOX_CRASHED' : 'ERR_SANDBOX_STOPPED',
     `the sandbox "${result.name}" ended (${result.reason}): ${message}${shownTail(tail)}`,
     {
       reason: result.reason,

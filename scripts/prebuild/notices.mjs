@@ -1,11 +1,12 @@
 // The licence texts and source pointers that go with the binaries in prebuilds/. Each binary is
 // made from Debian packages, so the versions are read from the system that built them.
 import { spawnSync } from 'node:child_process';
-import { copyFileSync, mkdirSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { root } from '../lib/root.mjs';
 
 const texts = '/usr/share/common-licenses';
+const protobuf = join(root, 'node_modules/@bufbuild/protobuf');
 const copyright = (name) => `/usr/share/doc/${name}/copyright`;
 
 /** What is inside which file, the Debian package it came from, and the texts that apply. */
@@ -77,7 +78,10 @@ const components = [
     what: 'the reader and writer of @bufbuild/protobuf',
     npm: '@bufbuild/protobuf',
     licence: 'Apache-2.0 AND BSD-3-Clause',
-    texts: { 'Apache-2.0.txt': `${texts}/Apache-2.0` },
+    texts: {
+      'Apache-2.0.txt': `${texts}/Apache-2.0`,
+      'protobuf-BSD-3-Clause.txt': { leadingComment: `${protobuf}/dist/esm/wire/varint.js` },
+    },
   },
 ];
 
@@ -104,11 +108,24 @@ function describe({ file, what, package: name, npm, licence, texts: files }) {
   ].join('\n');
 }
 
+/** The licence of a package that has it only at the top of the source it came with. */
+function leadingComment(path) {
+  const lines = readFileSync(path, 'utf8').split('\n');
+  const end = lines.findIndex((line) => !line.startsWith('//'));
+  const text = lines.slice(0, end).map((line) => `${line.replace(/^\/\/ ?/, '')}\n`);
+  if (!text.some((line) => line.startsWith('Redistribution and use'))) {
+    throw new Error(`${path} does not begin with its licence`);
+  }
+  return text.join('');
+}
+
 /** Fills `folder` with NOTICE.txt and the texts it names. */
 export function writeNotices(folder) {
   mkdirSync(folder, { recursive: true });
   for (const [name, from] of components.flatMap((c) => Object.entries(c.texts))) {
-    copyFileSync(from, join(folder, name));
+    const to = join(folder, name);
+    if (typeof from === 'string') copyFileSync(from, to);
+    else writeFileSync(to, leadingComment(from.leadingComment));
   }
   const notice = `embervm is licensed under the Apache License 2.0 (LICENSE at the top of the package).
 The binaries beside this folder contain or are other works, unmodified unless it is said:

@@ -78,7 +78,7 @@ describeGuest('a sandbox that ends while commands run', () => {
     expect(await one().kill()).toMatchObject({ status: 'stopped', reason: 'killed' });
     expect(performance.now() - startedAt).toBeLessThan(5000);
     expect(await rejection(execution)).toMatchObject({
-      code: 'ERR_SANDBOX_CRASHED',
+      code: 'ERR_SANDBOX_STOPPED',
       reason: 'killed',
     });
   });
@@ -101,7 +101,7 @@ describeGuest('a guest that powers itself off', () => {
       const { stdout } = await sandbox.shell("df -m / | awk 'END { print $2 }'");
       expect(Number(stdout)).toBeGreaterThan(70);
       const error = await rejection<SandboxError>(sandbox.exec('poweroff', ['-f']));
-      expect(error).toMatchObject({ code: 'ERR_SANDBOX_CRASHED', reason: 'guest_poweroff' });
+      expect(error).toMatchObject({ code: 'ERR_SANDBOX_STOPPED', reason: 'guest_poweroff' });
       expect(await sandbox.waitUntilStopped()).toMatchObject({
         status: 'stopped',
         reason: 'guest_poweroff',

@@ -406,7 +406,7 @@ describeGuest('files of a sandbox that ends', () => {
       await watcher.ready;
       const next = rejection(watcher.next());
       await ending.kill();
-      expect((await next).code).toBe('ERR_SANDBOX_CRASHED');
+      expect((await next).code).toBe('ERR_SANDBOX_STOPPED');
       expect((await rejection(gone.read('/x'))).code).toBe('ERR_SANDBOX_NOT_RUNNING');
       expect((await rejection(gone.stat('/x'))).code).toBe('ERR_SANDBOX_NOT_RUNNING');
       await ending.close();

@@ -91,7 +91,7 @@ describeGuest('an attached terminal', () => {
   });
 
   test('is restored when the machine dies', async () => {
-    await tmux.see(/^killed machine: ERR_SANDBOX_\w+, terminal restored$/m);
+    await tmux.see(/^killed machine: ERR_SANDBOX_STOPPED, terminal restored$/m);
   });
 
   test('is restored when the process exits', { timeout: BOOT_TIMEOUT_MS }, async () => {
