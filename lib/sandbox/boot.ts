@@ -112,7 +112,6 @@ export class Boot {
   /** Part of the root's set-up: a full disk is a failure of that stage. */
   async #installScripts({ machine, agent, watch }: WatchedVm): Promise<void> {
     const { scripts } = this.#options;
-    if (Object.keys(scripts).length === 0) return;
     const files = new SandboxFiles({
       call: (method, request, signal) => agent.files(method, request, { signal }),
       connect: (signal) => machine.connectVsock(AGENT_PORT, { signal }),

@@ -71,15 +71,10 @@ export class SandboxCore implements ExecHost {
     this.#startedAtNs = parts.machine.stats().atNs;
     this.lifecycle = new Lifecycle({ ...parts, limits: parts.options });
     this.#logs = parts.logs;
-    let over = false;
-    const end = (): void => {
-      over = true;
-    };
-    this.lifecycle.ended.then(end, end);
     this.#logSource = {
       log: { id: parts.id, directory: join(parts.directory.path, 'logs') },
       writer: parts.logs,
-      isOver: async () => over,
+      isOver: async () => this.lifecycle.isOver,
     };
     this.#logs?.system('info', `booted in ${Math.round(parts.bootReport.totalMs)} ms`);
     this.files = new SandboxFiles({
@@ -121,8 +116,7 @@ export class SandboxCore implements ExecHost {
   #startOf(argv: string[], options: ResolvedExecOptions): Omit<ExecStart, 'execId'> {
     const terminalEnv = options.tty === undefined ? {} : TERMINAL_ENV;
     const merged = { ...terminalEnv, ...this.#options.env, ...options.env };
-    const hasScripts = Object.keys(this.#options.scripts).length > 0;
-    const env = Object.entries(hasScripts ? withScripts(merged) : merged).map(
+    const env = Object.entries(withScripts(merged, this.#options.scripts)).map(
       ([key, value]) => `${key}=${value}`,
     );
     checkCommandBytes([...argv, ...env]);

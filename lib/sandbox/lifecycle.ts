@@ -52,14 +52,18 @@ export class Lifecycle {
   #pausing: Promise<void> = Promise.resolve();
   #consoleTail = '';
   #exitMessage = '';
+  #isOver = false;
 
   constructor(parts: LifecycleParts) {
     this.#parts = parts;
     this.#machine = parts.machine;
     this.#machine.onPowerOff((timeoutMs) => this.#powerOff(timeoutMs));
     this.ended = this.#machine.waitUntilStopped().then((exit) => this.#release(exit));
+    const over = (): void => {
+      this.#isOver = true;
+    };
     // Whoever stops, closes or waits gets the error.
-    this.ended.catch(() => {});
+    this.ended.then(over, over);
     const { idleTimeoutMs, maxDurationMs } = parts.limits;
     this.#idle = new Alarm(idleTimeoutMs, () => this.#endBy('idle_timeout'));
     this.#oldAge = new Alarm(maxDurationMs, () => this.#endBy('max_duration'));
@@ -77,6 +81,11 @@ export class Lifecycle {
   /** It can be looked at and has not begun to end. */
   get isUp(): boolean {
     return this.#machine.exit === undefined;
+  }
+
+  /** It has ended, and nothing that it held is left. */
+  get isOver(): boolean {
+    return this.#isOver;
   }
 
   /**
