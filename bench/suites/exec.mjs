@@ -37,10 +37,19 @@ async function untilIdle(sandbox) {
 async function costOf(sandbox, command) {
   for (let run = 0; run < WARM_UP; run++) await sandbox.exec(command);
   const waitedMs = vcpuWaitReader();
-  const sample = async () => ({ waitedMs: waitedMs(), ...(await sandbox.metrics(COUNTERS)) });
+  const sample = async () => {
+    const { user, system } = process.cpuUsage();
+    return {
+      processMs: (user + system) / 1000,
+      waitedMs: waitedMs(),
+      ...(await sandbox.metrics(COUNTERS)),
+    };
+  };
+  const ownMs = ({ cpu, processMs }) => processMs - (cpu.timeMs - cpu.deviceMs);
   const guestMs = ({ cpu, waitedMs }) => cpu.timeMs - cpu.deviceMs + waitedMs;
   const instructions = [];
   const hostUs = [];
+  const hostCpuUs = [];
   for (let run = 0; run < RUNS; run++) {
     await untilIdle(sandbox);
     const before = await sample();
@@ -49,9 +58,14 @@ async function costOf(sandbox, command) {
     if (exitCode !== 0) throw new Error(`${command} ended with ${exitCode}`);
     instructions.push(after.cpu.emulatedInstructions - before.cpu.emulatedInstructions);
     hostUs.push((after.uptimeMs - before.uptimeMs - (guestMs(after) - guestMs(before))) * 1000);
+    hostCpuUs.push((ownMs(after) - ownMs(before)) * 1000);
   }
   const counted = (await sandbox.metrics(COUNTERS)).cpu.emulatedInstructions !== null;
-  return { instructions: counted ? summarize(instructions) : undefined, hostUs: summarize(hostUs) };
+  return {
+    instructions: counted ? summarize(instructions) : undefined,
+    hostUs: summarize(hostUs),
+    hostCpuUs: summarize(hostCpuUs),
+  };
 }
 
 const bytesOf = String(OUTPUT_MIB * 2 ** 20);
@@ -132,6 +146,7 @@ export async function measure(note) {
       { name: 'exec_tiny_guest_instructions', value: count(tiny), unit: 'instructions' },
       { name: 'exec_true_guest_instructions', value: count(plain), unit: 'instructions' },
       { name: 'exec_rtt_host_us', value: round(tiny.hostUs.median), unit: us },
+      { name: 'exec_host_cpu_us', value: round(tiny.hostCpuUs.median), unit: us },
       { name: 'stdout_mib_s', value: round(rate, 3), unit: MIBS, ratio: round(rate / hostRate, 5) },
       { name: 'stdout_host_pipe_mib_s', value: round(hostRate), unit: MIBS },
       { name: 'stdout_guest_instructions_per_mib', value: round(perMib, 0), unit: 'instructions' },
