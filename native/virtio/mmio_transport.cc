@@ -98,26 +98,62 @@ MmioTransport::~MmioTransport() {
   for (const UniqueFd& fd : notify_fds_) loop_.RemoveFd(fd.get());
 }
 
-Result<> MmioTransport::Attach(Device& device) {
-  if (device_.load(std::memory_order_relaxed) != nullptr) {
-    return std::unexpected(Error("ERR_INTERNAL", "the virtio slot has a device already"));
-  }
-  const std::span<const std::uint16_t> sizes = device.queue_sizes();
-  while (notify_fds_.size() < sizes.size()) {
+Result<> MmioTransport::ReserveQueues(std::size_t count) {
+  while (notify_fds_.size() < count) {
     const auto queue = static_cast<std::uint16_t>(notify_fds_.size());
     EMBERVM_TRY_ASSIGN(UniqueFd fd, MakeEventFd());
     EMBERVM_TRY(loop_.AddFd(fd.get(), EPOLLIN, [this, queue](std::uint32_t) { OnNotify(queue); }));
+    const std::lock_guard lock(state_mutex_);
     notify_fds_.push_back(std::move(fd));
   }
+  return {};
+}
+
+Result<> MmioTransport::Attach(Device& device) {
+  if (device_ != nullptr) {
+    return std::unexpected(Error("ERR_INTERNAL", "the virtio slot has a device already"));
+  }
+  EMBERVM_TRY(ReserveQueues(device.queue_sizes().size()));
   {
     const std::lock_guard lock(config_mutex_);
     std::ranges::copy(device.config(), page_.bytes().subspan(kRegConfig).begin());
   }
-  // No vCPU thread holds mutex_ for long: without a device they return at once.
-  const std::lock_guard lock(mutex_);
-  ResetDriverState(device);
-  Word(kRegDeviceId).store(device.type());
-  device_.store(&device, std::memory_order_release);
+  const std::lock_guard lock(state_mutex_);
+  ResetRegisters(device);
+  device_ = &device;
+  // Last: a driver that finds the device finds its registers too.
+  Word(kRegDeviceId).store(device.type(), std::memory_order_release);
+  return {};
+}
+
+Result<> MmioTransport::Detach() {
+  {
+    const std::lock_guard lock(state_mutex_);
+    if (device_ == nullptr) return {};
+    // From DRIVER on the guest may do anything with the device; one that gave up (FAILED)
+    // has let go of it.
+    if ((Status() & (kStatusDriver | kStatusFailed)) == kStatusDriver) {
+      return std::unexpected(Error("ERR_DEVICE_IN_USE", "a driver of the guest holds the " +
+                                                            std::string(device_->name()) +
+                                                            " device: unbind it first")
+                                 .With("device", std::string(device_->name())));
+    }
+    Word(kRegDeviceId).store(kDeviceIdNone, std::memory_order_release);
+  }
+  DeactivateDevice();
+  {
+    // From here on no vCPU thread sees the device.
+    const std::lock_guard lock(state_mutex_);
+    device_ = nullptr;
+    driver_ = DriverState{};
+    for (const std::uint64_t offset :
+         {kRegStatus, kRegInterruptStatus, kRegDeviceFeatures, kRegQueueNumMax, kRegQueueReady}) {
+      Word(offset).store(0, std::memory_order_release);
+    }
+  }
+  const std::lock_guard lock(config_mutex_);
+  std::ranges::fill(page_.bytes().subspan(kRegConfig), std::byte{0});
+  Word(kRegConfigGeneration).fetch_add(1, std::memory_order_acq_rel);
   return {};
 }
 
@@ -145,8 +181,6 @@ void MmioTransport::Read(std::uint64_t offset, std::span<std::byte> data) {
 }
 
 void MmioTransport::Write(std::uint64_t offset, std::span<const std::byte> data) {
-  const Device* const device = device_.load(std::memory_order_acquire);
-  if (device == nullptr) return;
   if (offset >= kRegConfig) {
     ignored_config_writes_.fetch_add(1, std::memory_order_relaxed);
     return;
@@ -154,52 +188,61 @@ void MmioTransport::Write(std::uint64_t offset, std::span<const std::byte> data)
   if (data.size() != sizeof(std::uint32_t) || offset % sizeof(std::uint32_t) != 0) return;
   const auto value = LoadLe<std::uint32_t>(data);
   switch (offset) {
-    // These two take no lock: the device thread may be the one that delivers
+    // These two wait for nobody: the device thread may be the one that delivers
     // acknowledgements which the kernel has collected.
-    case kRegQueueNotify:
-      if (value < notify_fds_.size()) SignalEventFd(notify_fds_[value]);
+    case kRegQueueNotify: {
+      const std::lock_guard lock(state_mutex_);
+      if (device_ != nullptr && value < notify_fds_.size()) SignalEventFd(notify_fds_[value]);
       return;
+    }
     case kRegInterruptAck:
       if ((Status() & kStatusDriverOk) != 0) {
         Word(kRegInterruptStatus).fetch_and(~value, std::memory_order_acq_rel);
       }
       return;
     default: {
-      const std::lock_guard lock(mutex_);
-      WriteRegister(*device, offset, value);
-      RefreshSelected(*device);
+      const std::lock_guard turn(turn_mutex_);
+      FinishWrite(WriteRegister(offset, value));
     }
   }
 }
 
-void MmioTransport::WriteRegister(const Device& device, std::uint64_t offset, std::uint32_t value) {
+MmioTransport::Request MmioTransport::WriteRegister(std::uint64_t offset, std::uint32_t value) {
+  const std::lock_guard lock(state_mutex_);
+  if (device_ == nullptr) return Request::kNone;
+  Request request = Request::kNone;
   switch (offset) {
     case kRegDeviceFeaturesSel:
       driver_.device_features_sel = value;
-      return;
+      break;
     case kRegDriverFeaturesSel:
       driver_.driver_features_sel = value;
-      return;
-    case kRegDriverFeatures: {
-      constexpr std::uint32_t kGates = kStatusDriver | kStatusFeaturesOk | kStatusFailed;
-      if ((Status() & kGates) != kStatusDriver) return;
-      if (driver_.driver_features_sel == 0) {
-        SetLow(driver_.driver_features, value);
-      } else if (driver_.driver_features_sel == 1) {
-        SetHigh(driver_.driver_features, value);
-      }
-      driver_.driver_features &= OfferedFeatures(device);
-      return;
-    }
+      break;
+    case kRegDriverFeatures:
+      WriteDriverFeatures(value);
+      break;
     case kRegQueueSel:
       driver_.queue_sel = value;
-      return;
+      break;
     case kRegStatus:
-      WriteStatus(device, value);
-      return;
+      request = WriteStatus(value);
+      break;
     default:
       WriteQueueRegister(offset, value);
   }
+  RefreshSelected(*device_);
+  return request;
+}
+
+void MmioTransport::WriteDriverFeatures(std::uint32_t value) {
+  constexpr std::uint32_t kGates = kStatusDriver | kStatusFeaturesOk | kStatusFailed;
+  if ((Status() & kGates) != kStatusDriver) return;
+  if (driver_.driver_features_sel == 0) {
+    SetLow(driver_.driver_features, value);
+  } else if (driver_.driver_features_sel == 1) {
+    SetHigh(driver_.driver_features, value);
+  }
+  driver_.driver_features &= OfferedFeatures(*device_);
 }
 
 void MmioTransport::WriteQueueRegister(std::uint64_t offset, std::uint32_t value) {
@@ -239,55 +282,74 @@ void MmioTransport::WriteQueueRegister(std::uint64_t offset, std::uint32_t value
 }
 
 // virtio 1.2 §3.1.1 as a chain without shortcuts: 0, 1, 3, 0xb, 0xf.
-void MmioTransport::WriteStatus(const Device& device, std::uint32_t value) {
+MmioTransport::Request MmioTransport::WriteStatus(std::uint32_t value) {
   const std::uint32_t status = Status();
   const auto add = [this](std::uint32_t bits) {
     Word(kRegStatus).fetch_or(bits, std::memory_order_acq_rel);
   };
+  const bool active = (status & kStatusDriverOk) != 0;
   if (value == 0) {
+    // The driver that waits for its reset reads 0 only when the device has let go.
+    if (active) return Request::kReset;
     // Before DRIVER_OK the device thread knows nothing of this driver.
-    if ((status & kStatusDriverOk) != 0) RunOnDeviceThread([this] { DeactivateDevice(); });
-    Word(kRegStatus).store(0, std::memory_order_release);
-    Word(kRegInterruptStatus).store(0, std::memory_order_release);
-    ResetDriverState(device);
-    return;
+    ResetRegisters(*device_);
+    return Request::kNone;
   }
-  if ((status & kStatusFailed) != 0) return;
+  if ((status & kStatusFailed) != 0) return Request::kNone;
   if ((value & kStatusFailed) != 0) {
     add(kStatusFailed);
     // The driver gave up: what it does with its rings' memory is no longer our business.
-    if ((status & kStatusDriverOk) != 0) RunOnDeviceThread([this] { DeactivateDevice(); });
-    return;
+    return active ? Request::kDeactivate : Request::kNone;
   }
   const std::uint32_t target = value & ~kStatusNeedsReset;
   switch (status & kStatusProgress) {
     case 0:
       if (target == kStatusAcknowledge) add(kStatusAcknowledge);
-      return;
+      break;
     case kStatusAcknowledge:
       if (target == (kStatusAcknowledge | kStatusDriver)) add(kStatusDriver);
-      return;
+      break;
     case kStatusAcknowledge | kStatusDriver:
       // §6.1: no VERSION_1, no deal; the driver sees that the bit stays clear.
       if (target == (kStatusProgress & ~kStatusDriverOk) &&
           (driver_.driver_features & kFeatureVersion1) != 0) {
         add(kStatusFeaturesOk);
       }
-      return;
+      break;
     case kStatusProgress & ~kStatusDriverOk:
-      if (target != kStatusProgress) return;
+      if (target != kStatusProgress) break;
       // First the bit, so that interrupts of the activation can be acknowledged.
       add(kStatusDriverOk);
-      RunOnDeviceThread([this, queues = driver_.queues, features = driver_.driver_features] {
-        ActivateDevice(queues, features);
-      });
-      return;
+      return Request::kActivate;
     default:
+      break;
+  }
+  return Request::kNone;
+}
+
+void MmioTransport::FinishWrite(Request request) {
+  switch (request) {
+    case Request::kNone:
       return;
+    case Request::kActivate:
+      RunOnDeviceThread([this] { ActivateDevice(); });
+      return;
+    case Request::kDeactivate:
+      RunOnDeviceThread([this] { DeactivateDevice(); });
+      return;
+    case Request::kReset: {
+      RunOnDeviceThread([this] { DeactivateDevice(); });
+      const std::lock_guard lock(state_mutex_);
+      // It may have been detached meanwhile, if its driver had failed.
+      if (device_ != nullptr) ResetRegisters(*device_);
+      return;
+    }
   }
 }
 
-void MmioTransport::ResetDriverState(const Device& device) {
+void MmioTransport::ResetRegisters(const Device& device) {
+  Word(kRegStatus).store(0, std::memory_order_release);
+  Word(kRegInterruptStatus).store(0, std::memory_order_release);
   driver_ = DriverState{};
   for (const std::uint16_t size : device.queue_sizes()) {
     driver_.queues.push_back({.max_size = size});
@@ -345,7 +407,7 @@ Result<> MmioTransport::TryActivate(std::span<const QueueConfig> configs, std::u
     }
     context_.emplace(DeviceContext{
         .memory = memory_, .loop = loop_, .host = *this, .queues = queues_, .features = features});
-    return device_.load(std::memory_order_relaxed)->Activate(*context_);
+    return device_->Activate(*context_);
   };
   Result<> activated = activate();
   if (!activated.has_value()) {
@@ -358,17 +420,26 @@ Result<> MmioTransport::TryActivate(std::span<const QueueConfig> configs, std::u
   return {};
 }
 
-void MmioTransport::ActivateDevice(std::span<const QueueConfig> configs, std::uint64_t features) {
-  const Result<> activated = TryActivate(configs, features, {});
+void MmioTransport::ActivateDevice() {
+  std::vector<QueueConfig> queues;
+  std::uint64_t features = 0;
+  {
+    const std::lock_guard lock(state_mutex_);
+    // Whoever asked for this still waits, and a driver's device is not detached.
+    if (device_ == nullptr || (Status() & kStatusDriverOk) == 0) return;
+    queues = driver_.queues;
+    features = driver_.driver_features;
+  }
+  const Result<> activated = TryActivate(queues, features, {});
   if (activated.has_value()) return;
   Word(kRegStatus).fetch_or(kStatusNeedsReset, std::memory_order_acq_rel);
   Signal(kInterruptConfig);
-  if (on_failure_) on_failure_(*device_.load(std::memory_order_relaxed), activated.error());
+  if (on_failure_) on_failure_(*device_, activated.error());
 }
 
 void MmioTransport::DeactivateDevice() {
   if (!context_) return;
-  device_.load(std::memory_order_relaxed)->Reset();
+  device_->Reset();
   context_.reset();
   queues_.clear();
 }
@@ -376,8 +447,9 @@ void MmioTransport::DeactivateDevice() {
 void MmioTransport::OnNotify(std::uint16_t queue) {
   // Also while no driver is there: the descriptor is level triggered.
   DrainEventFd(notify_fds_[queue]);
-  if (!context_ || failed_) return;
-  device_.load(std::memory_order_relaxed)->Notify(queue);
+  // A device that was in the slot before may have had more queues.
+  if (!context_ || failed_ || queue >= queues_.size()) return;
+  device_->Notify(queue);
 }
 
 void MmioTransport::Signal(std::uint32_t cause) {
@@ -406,8 +478,7 @@ void MmioTransport::Fail(Error error) {
   failed_ = true;
   Word(kRegStatus).fetch_or(kStatusNeedsReset, std::memory_order_acq_rel);
   Signal(kInterruptConfig);
-  const Device& device = *device_.load(std::memory_order_relaxed);
-  if (on_failure_) on_failure_(device, error);
+  if (on_failure_) on_failure_(*device_, error);
   // Not now: the device is further up the stack. Not later than its next activation.
   loop_.Post([this, activation = activation_] {
     if (activation == activation_) DeactivateDevice();
@@ -415,11 +486,9 @@ void MmioTransport::Fail(Error error) {
 }
 
 void MmioTransport::Save(StateWriter& writer) {
-  const Device* const device = device_.load(std::memory_order_acquire);
-  writer.Value<std::uint32_t>(device == nullptr ? kDeviceIdNone : device->type());
-  if (device == nullptr) return;
-  // No vCPU is in a register access, so nobody holds the lock or waits for it.
-  const std::lock_guard lock(mutex_);
+  writer.Value<std::uint32_t>(device_ == nullptr ? kDeviceIdNone : device_->type());
+  if (device_ == nullptr) return;
+  const std::lock_guard lock(state_mutex_);
   for (const std::uint64_t offset : kSavedRegisters) writer.Value(Word(offset).load());
   writer.Value(driver_.device_features_sel);
   writer.Value(driver_.driver_features_sel);
@@ -444,13 +513,11 @@ void MmioTransport::Save(StateWriter& writer) {
 }
 
 Result<> MmioTransport::Restore(StateReader& reader) {
-  const Device* const device = device_.load(std::memory_order_acquire);
-  const std::uint32_t type = device == nullptr ? kDeviceIdNone : device->type();
+  const std::uint32_t type = device_ == nullptr ? kDeviceIdNone : device_->type();
   if (reader.Value<std::uint32_t>() != type) {
     return std::unexpected(InvalidState("a slot has another kind of device"));
   }
-  if (device == nullptr) return {};
-  const std::lock_guard lock(mutex_);
+  if (device_ == nullptr) return {};
   std::array<std::uint32_t, kSavedRegisters.size()> registers{};
   for (std::uint32_t& value : registers) value = reader.Value<std::uint32_t>();
   DriverState driver;
@@ -477,18 +544,23 @@ Result<> MmioTransport::Restore(StateReader& reader) {
     positions.push_back(position);
   }
   if (!reader.ok()) return std::unexpected(InvalidState("a virtio device"));
-  if ((driver.driver_features & ~OfferedFeatures(*device)) != 0) {
+  if ((driver.driver_features & ~OfferedFeatures(*device_)) != 0) {
     return std::unexpected(Error("ERR_SNAPSHOT_MISMATCH",
-                                 "the guest uses features of its " + std::string(device->name()) +
+                                 "the guest uses features of its " + std::string(device_->name()) +
                                      " device that the one it gets does not have")
-                               .With("device", std::string(device->name())));
+                               .With("device", std::string(device_->name())));
   }
-  driver_ = std::move(driver);
-  for (std::size_t index = 0; index < registers.size(); ++index) {
-    Word(kSavedRegisters.at(index)).store(registers.at(index), std::memory_order_release);
+  const std::vector<QueueConfig> queues = driver.queues;
+  const std::uint64_t features = driver.driver_features;
+  {
+    const std::lock_guard lock(state_mutex_);
+    driver_ = std::move(driver);
+    for (std::size_t index = 0; index < registers.size(); ++index) {
+      Word(kSavedRegisters.at(index)).store(registers.at(index), std::memory_order_release);
+    }
+    RefreshSelected(*device_);
   }
-  RefreshSelected(*device);
-  if (active) EMBERVM_TRY(TryActivate(driver_.queues, driver_.driver_features, positions));
+  if (active) EMBERVM_TRY(TryActivate(queues, features, positions));
   // The line may have been on its way when the interrupt controllers were saved.
   if (Word(kRegInterruptStatus).load() != 0) SignalEventFd(irq_fd_);
   return {};

@@ -49,8 +49,15 @@ class MmioTransport final : private DeviceHost {
   MmioTransport& operator=(const MmioTransport&) = delete;
   ~MmioTransport();
 
-  // Puts a device into an empty slot. Loop thread, or before the loop runs.
+  // Makes room for a device with so many queues: Attach() does it, too, but whoever wires
+  // the descriptors can do so before a driver sees the device. Loop thread.
+  Result<> ReserveQueues(std::size_t count);
+  // Puts a device into an empty slot, while vCPUs run or not. Loop thread, or before
+  // the loop runs.
   Result<> Attach(Device& device);
+  // Empties the slot again; afterwards nobody touches the device. ERR_DEVICE_IN_USE while
+  // the guest has a driver on it. Loop thread.
+  Result<> Detach();
 
   // Any thread. `offset` is relative to the page. A write of the status register
   // returns when the device thread has activated or reset the device.
@@ -70,7 +77,7 @@ class MmioTransport final : private DeviceHost {
   // now on: call it when the loop is stopped before the vCPU threads have ended.
   void ReleaseWaiters();
 
-  // One per queue, valid from Attach() on; the machine binds each to a write of the
+  // One per queue, valid from ReserveQueues() on; the machine binds each to a write of the
   // queue's index to kRegQueueNotify.
   [[nodiscard]] std::size_t queue_count() const { return notify_fds_.size(); }
   [[nodiscard]] int notify_fd(std::size_t queue) const { return notify_fds_.at(queue).get(); }
@@ -89,7 +96,7 @@ class MmioTransport final : private DeviceHost {
   }
 
  private:
-  // What the driver set up. Guarded by mutex_, so only ever touched by vCPU threads.
+  // What the driver set up. Guarded by state_mutex_.
   struct DriverState {
     std::uint32_t device_features_sel = 0;
     std::uint32_t driver_features_sel = 0;
@@ -107,17 +114,24 @@ class MmioTransport final : private DeviceHost {
   void Kick(std::uint16_t queue) override;
   void Fail(Error error) override;
 
-  // vCPU threads, with mutex_ held.
-  void WriteRegister(const Device& device, std::uint64_t offset, std::uint32_t value);
-  void WriteQueueRegister(std::uint64_t offset, std::uint32_t value);
-  void WriteStatus(const Device& device, std::uint32_t value);
-  void ResetDriverState(const Device& device);
-  void RefreshSelected(const Device& device);
+  // What a register write leaves for the device thread to do.
+  enum class Request : std::uint8_t { kNone, kActivate, kDeactivate, kReset };
+
+  // vCPU threads, with turn_mutex_ held.
+  Request WriteRegister(std::uint64_t offset, std::uint32_t value);
+  void FinishWrite(Request request);
   // Runs `task` on the device thread and waits for it.
   void RunOnDeviceThread(EventLoop::Task task);
 
+  // With state_mutex_ held, and a device in the slot.
+  void WriteDriverFeatures(std::uint32_t value);
+  void WriteQueueRegister(std::uint64_t offset, std::uint32_t value);
+  Request WriteStatus(std::uint32_t value);
+  void ResetRegisters(const Device& device);
+  void RefreshSelected(const Device& device);
+
   // Device thread.
-  void ActivateDevice(std::span<const QueueConfig> configs, std::uint64_t features);
+  void ActivateDevice();
   // `positions` is empty for a driver that just came.
   Result<> TryActivate(std::span<const QueueConfig> configs, std::uint64_t features,
                        std::span<const QueuePosition> positions);
@@ -134,15 +148,19 @@ class MmioTransport final : private DeviceHost {
   FailureHandler on_failure_;
   Mapping page_;
   UniqueFd irq_fd_;
-  std::vector<UniqueFd> notify_fds_;
-  // Null in an empty slot. The release in Attach() pairs with the acquire of vCPU
-  // threads: who sees the device sees its notify descriptors and registers.
-  std::atomic<Device*> device_ = nullptr;
 
-  // vCPU threads only: the device thread never takes it, because a vCPU thread holds
-  // it while it waits for the device thread.
-  std::mutex mutex_;
+  // Register writes of vCPU threads, one at a time: held while one waits for the device
+  // thread, which therefore never takes it.
+  std::mutex turn_mutex_;
+
+  // Held for the moment of an access, never while waiting. Guards driver_, and against
+  // Attach() and Detach() device_ and notify_fds_, which only the device thread changes.
+  std::mutex state_mutex_;
   DriverState driver_;
+  // Null in an empty slot.
+  Device* device_ = nullptr;
+  // They stay when the device goes: the next one takes them over.
+  std::vector<UniqueFd> notify_fds_;
 
   // Guards the configuration bytes of the page. Held for a copy only.
   std::mutex config_mutex_;
