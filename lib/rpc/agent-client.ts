@@ -1,10 +1,14 @@
 /** The guest agent's unary calls in plain types: nothing above this file sees protobuf. */
+
+import { constants } from 'node:os';
 import type { Duplex } from 'node:stream';
-import type { RpcError } from '../errors.js';
+import { MachineError, type RpcError } from '../errors.js';
 import { type CallOptions, TtrpcClient } from './client.js';
 import { decode, encode } from './codec.js';
 import { FILES_SERVICE } from './files-client.js';
 import {
+  BindSlotRequest,
+  BindSlotResponse,
   GetInfoRequest,
   GetInfoResponse,
   GetMemoryRequest,
@@ -14,9 +18,13 @@ import {
   ResizeRequest,
   ResizeResponse,
   RestoredRequest,
+  SetOnlineCpusRequest,
+  SetOnlineCpusResponse,
   SetUpRootRequest,
   SignalRequest,
   SignalResponse,
+  UnbindSlotRequest,
+  UnbindSlotResponse,
 } from './gen/agent_pb.js';
 
 const AGENT_SERVICE = 'embervm.agent.v1.Agent';
@@ -119,6 +127,32 @@ export class AgentClient {
     await this.#client.call(AGENT_SERVICE, 'Restored', request, options);
   }
 
+  /**
+   * Binds the guest's driver to a device that `Machine.attachDrive` put into a slot.
+   * Resolves to the path of a disk (`/dev/vdc`), else to the empty string.
+   */
+  async bindSlot(slot: number, options?: CallOptions): Promise<string> {
+    const request = encode(BindSlotRequest, { slot });
+    const bytes = await this.#client.call(AGENT_SERVICE, 'BindSlot', request, options);
+    const response = decode(BindSlotResponse, bytes, WHAT);
+    requireHotplugged(response, 'ERR_GUEST_HOTPLUG', { slot });
+    return response.blockDevice;
+  }
+
+  /** Takes the driver off again, so that `Machine.detach` may; ERR_DEVICE_IN_USE while mounted. */
+  async unbindSlot(slot: number, options?: CallOptions): Promise<void> {
+    const request = encode(UnbindSlotRequest, { slot });
+    const bytes = await this.#client.call(AGENT_SERVICE, 'UnbindSlot', request, options);
+    requireHotplugged(decode(UnbindSlotResponse, bytes, WHAT), 'ERR_DEVICE_IN_USE', { slot });
+  }
+
+  /** Brings CPUs on line or off until the first `count` are on. */
+  async setOnlineCpus(count: number, options?: CallOptions): Promise<void> {
+    const request = encode(SetOnlineCpusRequest, { count });
+    const bytes = await this.#client.call(AGENT_SERVICE, 'SetOnlineCpus', request, options);
+    requireHotplugged(decode(SetOnlineCpusResponse, bytes, WHAT), 'ERR_GUEST_HOTPLUG', { count });
+  }
+
   /** Ends every process within the grace, syncs and powers off. Answered before the end. */
   async powerOff(graceMs: number, options?: CallOptions): Promise<void> {
     const request = encode(PowerOffRequest, { graceMs });
@@ -156,6 +190,18 @@ export class AgentClient {
   close(): void {
     this.#client.close();
   }
+}
+
+/** `whenBusy`: what EBUSY means. */
+function requireHotplugged(
+  response: { errno: number; message: string },
+  whenBusy: 'ERR_DEVICE_IN_USE' | 'ERR_GUEST_HOTPLUG',
+  context: Record<string, number>,
+): void {
+  if (response.errno === 0) return;
+  const errno = Object.entries(constants.errno).find(([, n]) => n === response.errno)?.[0];
+  const code = errno === 'EBUSY' ? whenBusy : 'ERR_GUEST_HOTPLUG';
+  throw new MachineError(code, `the guest could not: ${response.message}`, { errno, context });
 }
 
 function toMount({ source, fstype, data = '', readOnly = false }: GuestMount): Mount {

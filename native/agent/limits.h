@@ -83,4 +83,8 @@
 // Directories below one watch.
 #define AGENT_MAX_WATCHES 8192
 
+// virtio-mmio slots and CPUs that a request may name.
+#define AGENT_MAX_SLOTS 64
+#define AGENT_MAX_CPUS 256
+
 #endif  // EMBERVM_AGENT_LIMITS_H_

@@ -7,6 +7,7 @@
 #include "clock.h"
 #include "exec.h"
 #include "files.h"
+#include "hotplug.h"
 #include "limits.h"
 #include "messages.h"
 #include "poweroff.h"
@@ -78,6 +79,62 @@ static void restored(const struct call* call) {
   call_reply(call, &response.base);
 }
 
+static void bind_slot(const struct call* call) {
+  const BindSlotRequest* request =
+      call_decode(call, &embervm__agent__v1__bind_slot_request__descriptor);
+  if (request == NULL) {
+    return;
+  }
+  if (request->slot >= AGENT_MAX_SLOTS) {
+    call_fail(call, TTRPC_INVALID_ARGUMENT, "slot must be less than 64");
+    return;
+  }
+  struct text node;
+  struct text reason;
+  text_clear(&reason);
+  BindSlotResponse response = EMBERVM__AGENT__V1__BIND_SLOT_RESPONSE__INIT;
+  response.error_number = slot_bind(request->slot, &node, &reason);
+  response.message = reason.data;
+  response.block_device = node.data;
+  call_reply(call, &response.base);
+}
+
+static void unbind_slot(const struct call* call) {
+  const UnbindSlotRequest* request =
+      call_decode(call, &embervm__agent__v1__unbind_slot_request__descriptor);
+  if (request == NULL) {
+    return;
+  }
+  if (request->slot >= AGENT_MAX_SLOTS) {
+    call_fail(call, TTRPC_INVALID_ARGUMENT, "slot must be less than 64");
+    return;
+  }
+  struct text reason;
+  text_clear(&reason);
+  UnbindSlotResponse response = EMBERVM__AGENT__V1__UNBIND_SLOT_RESPONSE__INIT;
+  response.error_number = slot_unbind(request->slot, &reason);
+  response.message = reason.data;
+  call_reply(call, &response.base);
+}
+
+static void set_online_cpus(const struct call* call) {
+  const SetOnlineCpusRequest* request =
+      call_decode(call, &embervm__agent__v1__set_online_cpus_request__descriptor);
+  if (request == NULL) {
+    return;
+  }
+  if (request->count < 1 || request->count > AGENT_MAX_CPUS) {
+    call_fail(call, TTRPC_INVALID_ARGUMENT, "count must be 1 to 256");
+    return;
+  }
+  struct text reason;
+  text_clear(&reason);
+  SetOnlineCpusResponse response = EMBERVM__AGENT__V1__SET_ONLINE_CPUS_RESPONSE__INIT;
+  response.error_number = cpus_set_online(request->count, &reason);
+  response.message = reason.data;
+  call_reply(call, &response.base);
+}
+
 static void power_off(const struct call* call) {
   const PowerOffRequest* request =
       call_decode(call, &embervm__agent__v1__power_off_request__descriptor);
@@ -122,6 +179,9 @@ const struct method server_methods[] = {
     {AGENT_SERVICE, "SetUpRoot", set_up_root},
     {AGENT_SERVICE, "GetMemory", get_memory},
     {AGENT_SERVICE, "Restored", restored},
+    {AGENT_SERVICE, "BindSlot", bind_slot},
+    {AGENT_SERVICE, "UnbindSlot", unbind_slot},
+    {AGENT_SERVICE, "SetOnlineCpus", set_online_cpus},
     {AGENT_SERVICE, "PowerOff", power_off},
     {PROCESS_SERVICE, "Exec", exec_open},
     {PROCESS_SERVICE, "Signal", signal_process},

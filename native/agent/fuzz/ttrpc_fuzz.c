@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "../connection.h"
+#include "../hotplug.h"
 #include "../loop.h"
 #include "../poweroff.h"
 #include "../restored.h"
@@ -45,6 +46,16 @@ int root_set_up(const SetUpRootRequest* request, struct text* reason) {
 int restored_apply(const RestoredRequest* request, struct text* reason) {
   text_join(reason, "not this clock: ", request->hostname, NULL);
   return TTRPC_INTERNAL;
+}
+
+int slot_bind(uint32_t slot, struct text* node, struct text* reason) {
+  text_clear(node);
+  text_join(reason, "no slots", NULL);
+  return slot == 0 ? 0 : ENODEV;
+}
+int slot_unbind(uint32_t slot, struct text* reason) { return slot_bind(slot, reason, reason); }
+int cpus_set_online(uint32_t count, struct text* reason) {
+  return slot_bind(count, reason, reason);
 }
 
 // Without terminals: each of the fuzzer's would be one of this machine.
