@@ -7,7 +7,7 @@ const AGENT_PORT = 1024;
 const asset = (name) => fileURLToPath(new URL(`../../build/guest/${name}`, import.meta.url));
 
 /** A machine that is not started. */
-export function createGuest({ memoryMib }) {
+export function createGuest({ memoryMib, hotplugSlots = 0 }) {
   return Machine.create({
     kernel: {
       path: asset('vmlinux'),
@@ -17,6 +17,7 @@ export function createGuest({ memoryMib }) {
     vcpus: 1,
     memoryMib,
     vsock: {},
+    hotplugSlots,
   });
 }
 

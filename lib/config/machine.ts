@@ -1,5 +1,6 @@
 /** Configuration of a `Machine`. */
 
+import { ConfigError } from '../errors.js';
 import { abortSignal, hostPath, nonEmptyText, notBuilt, onlyBuilt, timeoutMs } from './common.js';
 import { memoryMib, vcpuCount } from './host-limits.js';
 import { parseConfig } from './parse.js';
@@ -9,6 +10,8 @@ const DEFAULT_CONSOLE_BYTES = 64 * 1024;
 const MAX_CONSOLE_BYTES = 64 * 1024 * 1024;
 /** What GET_ID of virtio-blk can return. */
 const MAX_DRIVE_ID = 20;
+/** One fewer interrupt line for other devices each. */
+const MAX_HOTPLUG_SLOTS = 8;
 /** Letters of /dev/vd?, which the guest's own tools rely on. */
 const MAX_DRIVES = 26;
 /** The kernel's own limit is 2048 with the NUL. */
@@ -38,9 +41,13 @@ export interface MachineConfig {
   kernel: KernelConfig;
   /** Virtual CPUs. */
   vcpus: number;
+  /** How many {@link Machine.resizeVcpus} may bring on line; default `vcpus`. */
+  maxVcpus?: number | undefined;
   /** Guest memory in MiB. */
   memoryMib: number;
   drives?: DriveConfig[] | undefined;
+  /** How many devices {@link Machine.attachDrive} may add at a time, 0 to 8; default 0. */
+  hotplugSlots?: number | undefined;
   /** Absent: the guest has no vsock device. */
   vsock?: { cid?: number | undefined } | undefined;
   /** `capture` (default) keeps the last output; `none` gives the guest no console device. */
@@ -54,12 +61,25 @@ export interface MachineConfig {
 export interface ResolvedMachineConfig {
   kernel: { path: string; args: string[]; initrd?: string | undefined };
   vcpus: number;
+  maxVcpus?: number | undefined;
   memoryMib: number;
   drives: { id?: string | undefined; path: string; readOnly: boolean }[];
+  hotplugSlots: number;
   vsock?: { cid: number } | undefined;
   console: 'none' | 'capture';
   consoleBytes: number;
   rng: boolean;
+}
+
+/** A drive that comes while the machine runs: its id names it from then on. */
+export interface AttachedDriveConfig extends DriveConfig {
+  id: string;
+}
+
+export interface ResolvedAttachedDrive {
+  id: string;
+  path: string;
+  readOnly: boolean;
 }
 
 export interface StopOptions {
@@ -129,7 +149,7 @@ const drive = z.strictObject({
   readOnly: z.boolean().default(false).describe('refuse writes'),
 });
 
-export const machineConfigSchema: z.ZodType<ResolvedMachineConfig> = z.strictObject({
+const machineConfig = z.strictObject({
   kernel: z
     .strictObject({
       path: hostPath.describe('ELF vmlinux or bzImage'),
@@ -138,6 +158,7 @@ export const machineConfigSchema: z.ZodType<ResolvedMachineConfig> = z.strictObj
     })
     .describe('what to boot'),
   vcpus: vcpuCount.describe('virtual CPUs'),
+  maxVcpus: vcpuCount.optional().describe('virtual CPUs that can be on line'),
   memoryMib: memoryMib.describe('guest memory in MiB'),
   drives: z
     .array(drive)
@@ -158,12 +179,27 @@ export const machineConfigSchema: z.ZodType<ResolvedMachineConfig> = z.strictObj
     .default(DEFAULT_CONSOLE_BYTES)
     .describe('console output that is kept, in bytes'),
   rng: z.boolean().default(true).describe('virtio-rng device'),
-  maxVcpus: notBuilt('maxVcpus', 'set vcpus to the maximum'),
   memory: notBuilt('memory'),
   sharedDirs: notBuilt('sharedDirs'),
   nics: notBuilt('nics'),
   balloon: notBuilt('balloon'),
-  hotplugSlots: notBuilt('hotplugSlots'),
+  hotplugSlots: z
+    .int()
+    .min(0)
+    .max(MAX_HOTPLUG_SLOTS)
+    .default(0)
+    .describe('empty slots for devices that are attached later'),
+});
+
+export const machineConfigSchema: z.ZodType<ResolvedMachineConfig> = machineConfig.refine(
+  ({ vcpus, maxVcpus = vcpus }) => maxVcpus >= vcpus,
+  { path: ['maxVcpus'], message: 'must not be less than vcpus' },
+);
+
+const attachedDrive: z.ZodType<ResolvedAttachedDrive> = drive.extend({ id: driveId });
+
+const vcpuTarget = z.strictObject({
+  vcpus: vcpuCount.describe('virtual CPUs on line'),
 });
 
 const stopOptions: z.ZodType<ResolvedStopOptions> = z.strictObject({
@@ -199,6 +235,19 @@ const vsockPort = z.strictObject({
 
 export function parseMachineConfig(input: unknown): ResolvedMachineConfig {
   return parseConfig(machineConfigSchema, input, 'invalid machine configuration');
+}
+
+export function parseAttachedDrive(input: unknown): ResolvedAttachedDrive {
+  return parseConfig(attachedDrive, input, 'invalid drive');
+}
+
+/** A number of CPUs to have on line, of at most `max`. */
+export function parseVcpuTarget(input: unknown, max: number): number {
+  const { vcpus } = parseConfig(vcpuTarget, { vcpus: input }, 'invalid number of CPUs');
+  if (vcpus <= max) return vcpus;
+  throw new ConfigError('ERR_INVALID_CONFIG', `the machine was made for at most ${max} vcpus`, {
+    context: { vcpus, maxVcpus: max },
+  });
 }
 
 export function parseStopOptions(input: unknown): ResolvedStopOptions {

@@ -1,5 +1,6 @@
 /** `embervm/machine`: the virtual machine monitor by itself. */
 export type {
+  AttachedDriveConfig,
   DriveConfig,
   KernelConfig,
   MachineConfig,
@@ -17,12 +18,14 @@ export {
 export { type HostReport, probeHost } from '../native/host.js';
 export { Machine } from './machine.js';
 export type {
+  DeviceHandle,
   MachineEvents,
   MachineExit,
   MachineExitReason,
   MachineState,
   MachineStats,
   PowerOffRequest,
+  ResizeVcpusRequest,
   SnapshotReport,
   VsockListener,
 } from './types.js';

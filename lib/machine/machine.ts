@@ -2,6 +2,7 @@
 import { EventEmitter } from 'node:events';
 import type { Socket } from 'node:net';
 import type {
+  AttachedDriveConfig,
   MachineConfig,
   ResolvedMachineConfig,
   ResolvedRestoreOptions,
@@ -9,7 +10,7 @@ import type {
   SnapshotOptions,
   StopOptions,
 } from '../config/machine.js';
-import { abortedError, fromNative, MachineError } from '../errors.js';
+import { abortedError, ConfigError, fromNative, MachineError } from '../errors.js';
 import { loadBinding } from '../native/binding.js';
 import type {
   NativeBinding,
@@ -20,11 +21,13 @@ import type {
 } from '../native/types.js';
 import { adoptStream, discardStream } from './stream.js';
 import type {
+  DeviceHandle,
   MachineEvents,
   MachineExit,
   MachineState,
   MachineStats,
   PowerOffRequest,
+  ResizeVcpusRequest,
   SnapshotReport,
   VsockListener,
 } from './types.js';
@@ -54,6 +57,7 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
   /** Its CPUs have run here. */
   #ready = false;
   #powerOff: PowerOffRequest | undefined;
+  #resizeVcpus: ResizeVcpusRequest | undefined;
   #closing: Promise<void> | undefined;
   /** Console output of a machine that is closed. */
   #finalTail: Uint8Array | undefined;
@@ -161,6 +165,38 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
   }
 
   /**
+   * Puts a drive into a free one of the `hotplugSlots`. The guest has the disk once a driver
+   * is bound to the slot: whoever talks to the guest's agent does that.
+   */
+  async attachDrive(config: AttachedDriveConfig): Promise<DeviceHandle> {
+    const drive = this.#config.parseAttachedDrive(config);
+    this.#require('attach a drive to', 'running', 'paused', 'created');
+    const { slot, address } = await call(() => this.#native.attachDrive(drive));
+    return { id: drive.id, slot, address };
+  }
+
+  /** Takes a device out again and closes its file. The guest must have unbound its driver. */
+  async detach(device: Pick<DeviceHandle, 'id'>): Promise<void> {
+    this.#require('detach a device from', 'running', 'paused', 'created');
+    await call(() => this.#native.detach(device.id));
+  }
+
+  /**
+   * Has the guest bring its CPUs on line or off until `vcpus` are on, of at most `maxVcpus`.
+   * ERR_UNSUPPORTED where nobody can ask the guest (see {@link onResizeVcpus}).
+   */
+  async resizeVcpus(vcpus: number): Promise<void> {
+    this.#require('resize', 'running');
+    const target = this.#config.parseVcpuTarget(vcpus, this.stats().vcpus.length);
+    if (this.#resizeVcpus === undefined) {
+      throw new ConfigError('ERR_UNSUPPORTED', 'nobody can ask this guest to resize its CPUs', {
+        context: { option: 'resizeVcpus' },
+      });
+    }
+    await this.#resizeVcpus(target);
+  }
+
+  /**
    * Writes memory and the state of CPUs and devices to `directory`, which is made where
    * its parent exists, in place of a snapshot that is there already: until the new one is
    * complete and on the disk, the old one stays good. A running machine stands still
@@ -223,6 +259,11 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
   /** How `stop()` asks the guest to power off: whoever talks to the guest's agent knows. */
   onPowerOff(request: PowerOffRequest | undefined): void {
     this.#powerOff = request;
+  }
+
+  /** How `resizeVcpus()` asks the guest: whoever talks to the guest's agent knows. */
+  onResizeVcpus(request: ResizeVcpusRequest | undefined): void {
+    this.#resizeVcpus = request;
   }
 
   /** Connects to a port on which the guest listens. */
@@ -360,13 +401,17 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
 }
 
 function toNative(config: ResolvedMachineConfig): NativeMachineConfig {
+  const { vcpus, maxVcpus = vcpus } = config;
+  // The guest starts the others when it is told to.
+  const cpus = maxVcpus > vcpus ? [`maxcpus=${vcpus}`] : [];
   return {
     kernelPath: config.kernel.path,
     initrdPath: config.kernel.initrd,
-    commandLine: config.kernel.args.join(' '),
-    vcpus: config.vcpus,
+    commandLine: [...config.kernel.args, ...cpus].join(' '),
+    vcpus: maxVcpus,
     memoryMib: config.memoryMib,
     drives: config.drives.map((drive, index) => ({ ...drive, id: drive.id ?? `drive${index}` })),
+    hotplugSlots: config.hotplugSlots,
     vsockCid: config.vsock?.cid,
     rng: config.rng,
     console: config.console === 'capture',

@@ -41,6 +41,21 @@ export interface MachineEvents {
   'device-error': [device: string, message: string];
 }
 
+/** A device in one of the machine's hotplug slots. */
+export interface DeviceHandle {
+  readonly id: string;
+  /**
+   * The guest's number of the slot: its kernel knows it as the platform device
+   * `virtio-mmio.<slot>`, to which a driver is bound.
+   */
+  readonly slot: number;
+  /** Where the slot's registers are in the guest's memory. */
+  readonly address: number;
+}
+
+/** Brings the guest's CPUs on line or off until so many are on. */
+export type ResizeVcpusRequest = (vcpus: number) => Promise<void>;
+
 /** Asks the guest to power off within `graceMs`; resolves when it has agreed. */
 export type PowerOffRequest = (graceMs: number) => Promise<void>;
 

@@ -30,6 +30,8 @@ export interface NativeMachineConfig {
   /** In MiB. */
   memoryMib: number;
   drives: NativeDriveConfig[];
+  /** Empty slots for devices that come later. */
+  hotplugSlots: number;
   /** `undefined`: no vsock device. */
   vsockCid: number | undefined;
   rng: boolean;
@@ -46,6 +48,14 @@ export interface NativeRestoreConfig {
   drives: { id: string; path: string }[];
   vsockCid: number | undefined;
   consoleBytes: number | undefined;
+}
+
+/** Where the guest finds a device. */
+export interface NativePluggedDevice {
+  /** Of the slots on the kernel's command line, from 0. */
+  slot: number;
+  address: number;
+  irq: number;
 }
 
 export type NativeSnapshotKind = 'full' | 'diff';
@@ -129,6 +139,10 @@ export interface NativeMachine {
   kill(): Promise<void>;
   /** Kills, joins every thread, frees memory and descriptors. Idempotent. No event follows. */
   close(): Promise<void>;
+  /** Puts a drive into a free hotplug slot; the guest binds a driver to it. */
+  attachDrive(drive: NativeDriveConfig): Promise<NativePluggedDevice>;
+  /** Takes the device of this id out of its slot; the guest must have unbound it. */
+  detach(id: string): Promise<void>;
   /** Of a running or paused machine, which stays what it is. */
   snapshot(request: { directory: string; kind: NativeSnapshotKind }): Promise<NativeSnapshotReport>;
   /** Connects to a port in the guest; resolves to one end of a socketpair, owned by the caller. */

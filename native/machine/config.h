@@ -17,6 +17,24 @@ struct DriveConfig {
   bool read_only = false;
 };
 
+// Empty slots in which devices can be put later; each takes an interrupt line.
+inline constexpr std::uint32_t kMaxHotplugSlots = 8;
+
+// A drive in one of the machine's hotplug slots.
+struct PluggedDrive {
+  // From 0, below MachineConfig::hotplug_slots.
+  std::uint32_t slot = 0;
+  DriveConfig drive;
+};
+
+// Where the guest finds what was put into a slot.
+struct PluggedDevice {
+  // Of the machine's virtio-mmio slots, in the order of the kernel's command line.
+  std::uint32_t index = 0;
+  std::uint64_t address = 0;
+  std::uint32_t irq = 0;
+};
+
 struct MachineConfig {
   std::string kernel_path;
   // Empty: the kernel needs none.
@@ -26,6 +44,9 @@ struct MachineConfig {
   std::uint32_t vcpus = 1;
   std::uint64_t memory_mib = 0;
   std::vector<DriveConfig> drives;
+  std::uint32_t hotplug_slots = 0;
+  // What is in them now: nothing at boot.
+  std::vector<PluggedDrive> plugged;
   // Absent: no vsock device.
   std::optional<std::uint64_t> vsock_cid;
   bool rng = true;

@@ -35,59 +35,108 @@ std::string Hex(std::uint64_t value) {
 
 }  // namespace
 
+DeviceSet::DeviceSet(KvmVm& vm, const GuestMemory& memory, EventLoop& loop,
+                     FailureHandler on_failure)
+    : vm_(vm), memory_(memory), loop_(loop), on_failure_(std::move(on_failure)) {}
+
 DeviceSet::~DeviceSet() = default;
 
 Result<std::unique_ptr<DeviceSet>> DeviceSet::Create(const MachineConfig& config, KvmVm& vm,
                                                      const GuestMemory& memory, EventLoop& loop,
                                                      devices::ConsoleRing& console,
                                                      const FailureHandler& on_failure) {
-  std::unique_ptr<DeviceSet> set(new DeviceSet());
+  std::unique_ptr<DeviceSet> set(new DeviceSet(vm, memory, loop, on_failure));
   for (const DriveConfig& drive : config.drives) {
     EMBERVM_TRY_ASSIGN(std::unique_ptr<devices::BlockDevice> block,
                        devices::BlockDevice::Open(drive.path, drive.read_only, drive.id));
     set->drives_.push_back({.id = drive.id, .device = block.get()});
-    EMBERVM_TRY(set->Add(std::move(block), vm, memory, loop, on_failure));
+    EMBERVM_TRY(set->Add(std::move(block)));
   }
   if (config.vsock_cid.has_value()) {
     auto vsock = std::make_unique<devices::VsockDevice>(
         loop, devices::VsockMuxer::Options{.guest_cid = *config.vsock_cid});
     set->vsock_ = vsock.get();
-    EMBERVM_TRY(set->Add(std::move(vsock), vm, memory, loop, on_failure));
+    EMBERVM_TRY(set->Add(std::move(vsock)));
   }
-  if (config.console) {
-    EMBERVM_TRY(
-        set->Add(std::make_unique<devices::ConsoleDevice>(console), vm, memory, loop, on_failure));
+  if (config.console) EMBERVM_TRY(set->Add(std::make_unique<devices::ConsoleDevice>(console)));
+  if (config.rng) EMBERVM_TRY(set->Add(std::make_unique<devices::RngDevice>()));
+  set->first_hotplug_slot_ = set->slots_.size();
+  for (std::uint32_t slot = 0; slot < config.hotplug_slots; ++slot) {
+    EMBERVM_TRY(set->AddEmptySlot());
   }
-  if (config.rng) {
-    EMBERVM_TRY(set->Add(std::make_unique<devices::RngDevice>(), vm, memory, loop, on_failure));
-  }
+  for (const PluggedDrive& plugged : config.plugged) EMBERVM_TRY(set->AttachDrive(plugged));
   return set;
 }
 
-Result<> DeviceSet::Add(std::unique_ptr<virtio::Device> device, KvmVm& vm,
-                        const GuestMemory& memory, EventLoop& loop,
-                        const FailureHandler& on_failure) {
-  const std::size_t index = slots_.size();
-  if (index >= kMaxSlots) {
+Result<> DeviceSet::AddEmptySlot() {
+  if (slots_.size() >= kMaxSlots) {
     return std::unexpected(
-        Error("ERR_INVALID_CONFIG",
-              "a machine has room for " + std::to_string(kMaxSlots) + " devices, drives included")
-            .With("devices", static_cast<std::int64_t>(index + 1)));
+        Error("ERR_INVALID_CONFIG", "a machine has room for " + std::to_string(kMaxSlots) +
+                                        " devices, drives and hotplug slots included")
+            .With("devices", static_cast<std::int64_t>(slots_.size() + 1)));
   }
-  EMBERVM_TRY_ASSIGN(
-      std::unique_ptr<virtio::MmioTransport> transport,
-      virtio::MmioTransport::Create(loop, memory, *device,
-                                    [on_failure](const virtio::Device& failed, const Error& error) {
-                                      on_failure(std::string(failed.name()), error.message());
-                                    }));
-  for (std::size_t queue = 0; queue < transport->queue_count(); ++queue) {
-    EMBERVM_TRY(vm.AddIoEventFd({.addr = SlotBase(index) + virtio::kRegQueueNotify,
-                                 .length = kNotifyLength,
-                                 .datamatch = queue},
-                                transport->notify_fd(queue)));
+  EMBERVM_TRY_ASSIGN(std::unique_ptr<virtio::MmioTransport> transport,
+                     virtio::MmioTransport::Create(
+                         loop_, memory_, [this](const virtio::Device& failed, const Error& error) {
+                           on_failure_(std::string(failed.name()), error.message());
+                         }));
+  slots_.push_back({.device = nullptr, .transport = std::move(transport), .wired_queues = 0});
+  return {};
+}
+
+Result<> DeviceSet::Add(std::unique_ptr<virtio::Device> device) {
+  EMBERVM_TRY(AddEmptySlot());
+  EMBERVM_TRY(Wire(slots_.size() - 1, device->queue_sizes().size()));
+  Slot& slot = slots_.back();
+  slot.device = std::move(device);
+  return slot.transport->Attach(*slot.device);
+}
+
+Result<> DeviceSet::Wire(std::size_t index, std::size_t queues) {
+  Slot& slot = slots_[index];
+  EMBERVM_TRY(slot.transport->ReserveQueues(queues));
+  if (!slot.irq_wired) EMBERVM_TRY(vm_.AddIrqFd(SlotIrq(index), slot.transport->irq_fd()));
+  slot.irq_wired = true;
+  for (; slot.wired_queues < queues; ++slot.wired_queues) {
+    EMBERVM_TRY(vm_.AddIoEventFd({.addr = SlotBase(index) + virtio::kRegQueueNotify,
+                                  .length = kNotifyLength,
+                                  .datamatch = slot.wired_queues},
+                                 slot.transport->notify_fd(slot.wired_queues)));
   }
-  EMBERVM_TRY(vm.AddIrqFd(SlotIrq(index), transport->irq_fd()));
-  slots_.push_back({.device = std::move(device), .transport = std::move(transport)});
+  return {};
+}
+
+Result<PluggedDevice> DeviceSet::AttachDrive(const PluggedDrive& plugged) {
+  const std::size_t index = first_hotplug_slot_ + plugged.slot;
+  if (index >= slots_.size() || slots_[index].device != nullptr) {
+    return std::unexpected(Error("ERR_NO_FREE_SLOT", "the machine has no such free slot")
+                               .With("slot", static_cast<std::int64_t>(plugged.slot)));
+  }
+  const DriveConfig& drive = plugged.drive;
+  EMBERVM_TRY_ASSIGN(std::unique_ptr<devices::BlockDevice> block,
+                     devices::BlockDevice::Open(drive.path, drive.read_only, drive.id));
+  EMBERVM_TRY(Wire(index, block->queue_sizes().size()));
+  Slot& slot = slots_[index];
+  EMBERVM_TRY(slot.transport->Attach(*block));
+  {
+    const std::lock_guard lock(drives_mutex_);
+    drives_.push_back({.id = drive.id, .device = block.get()});
+  }
+  slot.device = std::move(block);
+  return PluggedDevice{.index = static_cast<std::uint32_t>(index),
+                       .address = SlotBase(index),
+                       .irq = SlotIrq(index)};
+}
+
+Result<> DeviceSet::Detach(std::uint32_t hotplug_slot) {
+  Slot& slot = slots_.at(first_hotplug_slot_ + hotplug_slot);
+  EMBERVM_TRY(slot.transport->Detach());
+  {
+    const std::lock_guard lock(drives_mutex_);
+    std::erase_if(drives_,
+                  [&slot](const Drive& drive) { return drive.device == slot.device.get(); });
+  }
+  slot.device.reset();
   return {};
 }
 
@@ -136,7 +185,9 @@ void DeviceSet::UnlistenVsock(std::uint32_t port) {
 }
 
 Result<std::vector<std::vector<std::byte>>> DeviceSet::Save() {
-  for (const Slot& slot : slots_) EMBERVM_TRY(slot.device->BeforeSave());
+  for (const Slot& slot : slots_) {
+    if (slot.device != nullptr) EMBERVM_TRY(slot.device->BeforeSave());
+  }
   std::vector<std::vector<std::byte>> states;
   for (const Slot& slot : slots_) {
     StateWriter writer;
@@ -155,7 +206,9 @@ Result<> DeviceSet::Restore(std::span<const std::vector<std::byte>> states) {
     EMBERVM_TRY(slots_[index].transport->Restore(reader));
     if (!reader.Done()) return std::unexpected(InvalidState("a device's state is too long"));
   }
-  for (const Slot& slot : slots_) slot.device->AfterRestore();
+  for (const Slot& slot : slots_) {
+    if (slot.device != nullptr) slot.device->AfterRestore();
+  }
   return {};
 }
 
@@ -172,6 +225,7 @@ void DeviceSet::CloseStreams() {
 
 void DeviceSet::AddStats(MachineStats& stats) const {
   for (const Slot& slot : slots_) stats.interrupts += slot.transport->interrupts();
+  const std::lock_guard lock(drives_mutex_);
   for (const Drive& drive : drives_) {
     const devices::BlockDevice::Counters counters = drive.device->counters();
     stats.drives.push_back({.id = drive.id,

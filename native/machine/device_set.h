@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -31,7 +32,8 @@ class DeviceSet {
   using FailureHandler = std::function<void(std::string device, std::string message)>;
   using StreamHandler = std::function<void(std::uint32_t guest_port, UniqueFd stream)>;
 
-  // Drives come first, in their order: the guest names them vda, vdb, ….
+  // Drives come first, in their order: the guest names them vda, vdb, …. Hotplug slots
+  // come last, with what the configuration has in them. The references outlive the set.
   static Result<std::unique_ptr<DeviceSet>> Create(const MachineConfig& config, KvmVm& vm,
                                                    const GuestMemory& memory, EventLoop& loop,
                                                    devices::ConsoleRing& console,
@@ -51,11 +53,15 @@ class DeviceSet {
   void ConnectVsock(std::uint32_t port, Completion<UniqueFd> done);
   void ListenVsock(std::uint32_t port, StreamHandler on_stream);
   void UnlistenVsock(std::uint32_t port);
+  // Puts a drive into a hotplug slot that is empty, and takes it out again; the guest runs
+  // or not. ERR_DEVICE_IN_USE while the guest has a driver on it.
+  Result<PluggedDevice> AttachDrive(const PluggedDrive& plugged);
+  Result<> Detach(std::uint32_t hotplug_slot);
   // While no vCPU runs: what is in flight is brought to its end, then one state per
   // slot is taken. Restore() takes the same number of them, of the same devices.
   Result<std::vector<std::vector<std::byte>>> Save();
   Result<> Restore(std::span<const std::vector<std::byte>> states);
-  // In the order of the drives in the configuration.
+  // In the order of the drives in the configuration, then of those in slots.
   [[nodiscard]] std::vector<std::uint64_t> DriveSizes() const;
   // The guest is gone: every stream sees its end.
   void CloseStreams();
@@ -65,22 +71,36 @@ class DeviceSet {
 
  private:
   struct Slot {
+    // Null in an empty one. Device thread only.
     std::unique_ptr<virtio::Device> device;
     std::unique_ptr<virtio::MmioTransport> transport;
+    // What KVM knows of it, which stays for the next device.
+    bool irq_wired = false;
+    std::size_t wired_queues = 0;
   };
 
-  DeviceSet() = default;
-  Result<> Add(std::unique_ptr<virtio::Device> device, KvmVm& vm, const GuestMemory& memory,
-               EventLoop& loop, const FailureHandler& on_failure);
+  DeviceSet(KvmVm& vm, const GuestMemory& memory, EventLoop& loop, FailureHandler on_failure);
+  Result<> Add(std::unique_ptr<virtio::Device> device);
+  Result<> AddEmptySlot();
+  // Connects the slot's interrupt and so many of its queues to the VM.
+  Result<> Wire(std::size_t index, std::size_t queues);
   [[nodiscard]] virtio::MmioTransport* Find(GuestAddr addr) const;
 
+  KvmVm& vm_;
+  const GuestMemory& memory_;
+  EventLoop& loop_;
+  const FailureHandler on_failure_;
+  // None is added or removed once vCPUs run.
   std::vector<Slot> slots_;
+  std::size_t first_hotplug_slot_ = 0;
   // Into slots_; null without vsock.
   devices::VsockDevice* vsock_ = nullptr;
   struct Drive {
     std::string id;
     const devices::BlockDevice* device;
   };
+  // Changed by the device thread only; guarded against AddStats() of other threads.
+  mutable std::mutex drives_mutex_;
   std::vector<Drive> drives_;
 };
 

@@ -80,6 +80,20 @@ void Machine::Kill(Callback done) {
            [](MachineCore& core, Completion<> owed) { core.Kill(std::move(owed)); });
 }
 
+void Machine::AttachDrive(DriveConfig drive, PluggedCallback done) {
+  Dispatch(Completion<PluggedDevice>(std::move(done)),
+           [drive = std::move(drive)](MachineCore& core, Completion<PluggedDevice> owed) mutable {
+             core.AttachDrive(std::move(drive), std::move(owed));
+           });
+}
+
+void Machine::Detach(std::string id, Callback done) {
+  Dispatch(Completion<>(std::move(done)),
+           [id = std::move(id)](MachineCore& core, Completion<> owed) {
+             core.Detach(id, std::move(owed));
+           });
+}
+
 void Machine::Snapshot(SnapshotRequest request, SnapshotCallback done) {
   Dispatch(Completion<SnapshotReport>(std::move(done)),
            [request = std::move(request)](MachineCore& core, Completion<SnapshotReport> owed) {

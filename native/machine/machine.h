@@ -31,6 +31,7 @@ class Machine {
  public:
   using Callback = std::move_only_function<void(Result<>)>;
   using SnapshotCallback = std::move_only_function<void(Result<SnapshotReport>)>;
+  using PluggedCallback = std::move_only_function<void(Result<PluggedDevice>)>;
   using StreamCallback = std::move_only_function<void(Result<UniqueFd>)>;
 
   // Starts the device thread and builds the guest on it. `observer` outlives
@@ -51,6 +52,12 @@ class Machine {
   void Resume(Callback done);
   // Stops the vCPUs for good; OnExit follows with kKilled. Idempotent.
   void Kill(Callback done);
+  // Puts a drive into a free hotplug slot, where the guest can bind a driver to it.
+  // ERR_NO_FREE_SLOT, ERR_DEVICE_EXISTS, ERR_DRIVE_….
+  void AttachDrive(DriveConfig drive, PluggedCallback done);
+  // Takes it out again; its file is closed then. ERR_DEVICE_NOT_FOUND, and
+  // ERR_DEVICE_IN_USE until the guest has unbound its driver.
+  void Detach(std::string id, Callback done);
   // Of a running or paused machine, which it leaves in that state. The guest stands
   // still while its state is copied, not while the disk takes it.
   void Snapshot(SnapshotRequest request, SnapshotCallback done);

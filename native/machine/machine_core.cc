@@ -51,6 +51,12 @@ Result<> MachineCore::Build(MachineConfig config) {
         Error("ERR_INVALID_CONFIG", "vcpus must be from 1 to " + std::to_string(layout::kMaxVcpus))
             .With("vcpus", config_.vcpus));
   }
+  if (config_.hotplug_slots > kMaxHotplugSlots) {
+    return std::unexpected(
+        Error("ERR_INVALID_CONFIG",
+              "a machine has at most " + std::to_string(kMaxHotplugSlots) + " hotplug slots")
+            .With("hotplugSlots", config_.hotplug_slots));
+  }
   EMBERVM_TRY(BuildConsole());
   const HostKind host_kind = DetectHostKind();
   EMBERVM_TRY_ASSIGN(kvm_, Kvm::Open());

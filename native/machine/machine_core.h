@@ -51,6 +51,9 @@ class MachineCore final : public VcpuHost {
   void Pause(Completion<> done);
   void Resume(Completion<> done);
   void Kill(Completion<> done);
+  // Of a machine that has not ended.
+  void AttachDrive(DriveConfig drive, Completion<PluggedDevice> done);
+  void Detach(const std::string& id, Completion<> done);
   void TakeSnapshot(const SnapshotRequest& request, Completion<SnapshotReport> done);
   void ConnectVsock(std::uint32_t port, Completion<UniqueFd> done);
   void ListenVsock(std::uint32_t port);
@@ -77,11 +80,15 @@ class MachineCore final : public VcpuHost {
 
  private:
   Result<> BuildConsole();
+  Result<PluggedDevice> Plug(DriveConfig drive);
+  Result<> Unplug(const std::string& id);
   Result<> BuildVm(GuestMemory memory, HostKind host_kind);
   Result<> BuildVcpus(HostKind host_kind);
   Result<> AddVcpu(KvmVcpu vcpu);
   // Takes over the snapshot's configuration with the changes of `restore`.
   Result<> Configure(const Snapshot& snapshot, const RestoreConfig& restore);
+  // In its place or in a hotplug slot; null when there is none.
+  DriveConfig* FindDrive(const std::string& id);
   Result<> RestoreState(const Snapshot& snapshot, HostKind host_kind);
   Result<Snapshot> SaveState();
   // Chooses between full and diff, and writes the memory file.
@@ -99,6 +106,7 @@ class MachineCore final : public VcpuHost {
   // Begins the end: every vCPU is told to stop; FinishStop() when all have.
   void StopVcpus(ExitInfo info);
   void FinishStop();
+  [[nodiscard]] bool HasEnded() const;
   // Answers with ERR_MACHINE_STATE, naming what was wanted and what is.
   void RefuseState(Completion<> done, const char* operation) const;
   [[nodiscard]] Error WrongState(const char* operation) const;

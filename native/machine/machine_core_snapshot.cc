@@ -150,8 +150,8 @@ Result<> MachineCore::Restore(const RestoreConfig& restore) {
 Result<> MachineCore::Configure(const Snapshot& snapshot, const RestoreConfig& restore) {
   config_ = snapshot.config;
   for (const RestoreConfig::Drive& change : restore.drives) {
-    const auto drive = std::ranges::find(config_.drives, change.id, &DriveConfig::id);
-    if (drive == config_.drives.end()) {
+    DriveConfig* const drive = FindDrive(change.id);
+    if (drive == nullptr) {
       return std::unexpected(
           Error("ERR_SNAPSHOT_MISMATCH", "the snapshot's machine has no drive " + change.id)
               .With("drive", change.id));
@@ -173,7 +173,9 @@ Result<> MachineCore::RestoreState(const Snapshot& snapshot, HostKind host_kind)
   const std::vector<std::uint64_t> sizes = devices_->DriveSizes();
   for (std::size_t index = 0; index < sizes.size(); ++index) {
     if (sizes[index] == snapshot.drive_sizes.at(index)) continue;
-    const DriveConfig& drive = config_.drives.at(index);
+    const std::size_t boot_drives = config_.drives.size();
+    const DriveConfig& drive =
+        index < boot_drives ? config_.drives[index] : config_.plugged.at(index - boot_drives).drive;
     return std::unexpected(
         Error("ERR_SNAPSHOT_MISMATCH",
               "drive " + drive.id + " has another size than when the snapshot was taken")

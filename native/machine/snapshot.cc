@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::array<char, 8> kMagic{'E', 'M', 'B', 'V', 'S', 'N', 'A', 'P'};
 // Major: older readers cannot understand it. Minor: they can do without what is new.
-constexpr std::uint16_t kMajor = 1;
+constexpr std::uint16_t kMajor = 2;
 constexpr std::uint16_t kMinor = 0;
 
 struct Header {
@@ -37,18 +37,58 @@ constexpr std::size_t kMaxLayers = 64;
 constexpr std::size_t kMaxExtents = std::size_t{1} << 21U;
 constexpr std::uint64_t kMaxMemoryMib = std::uint64_t{1} << 32U;
 
+void WriteDrive(StateWriter& writer, const DriveConfig& drive, std::uint64_t bytes) {
+  writer.Text(drive.id);
+  writer.Text(drive.path);
+  writer.Value<std::uint8_t>(drive.read_only ? 1 : 0);
+  writer.Value(bytes);
+}
+
+DriveConfig ReadDrive(StateReader& reader, Snapshot& snapshot) {
+  DriveConfig drive;
+  drive.id = reader.Text(kMaxText);
+  drive.path = reader.Text(kMaxText);
+  drive.read_only = reader.Flag();
+  snapshot.drive_sizes.push_back(reader.Value<std::uint64_t>());
+  return drive;
+}
+
+void WriteSlots(StateWriter& writer, const Snapshot& snapshot) {
+  const MachineConfig& config = snapshot.config;
+  writer.Value(config.hotplug_slots);
+  writer.Value(static_cast<std::uint64_t>(config.plugged.size()));
+  for (std::size_t index = 0; index < config.plugged.size(); ++index) {
+    writer.Value(config.plugged[index].slot);
+    WriteDrive(writer, config.plugged[index].drive,
+               snapshot.drive_sizes.at(config.drives.size() + index));
+  }
+}
+
+void ReadSlots(StateReader& reader, Snapshot& snapshot) {
+  MachineConfig& config = snapshot.config;
+  config.hotplug_slots = reader.Value<std::uint32_t>();
+  if (config.hotplug_slots > kMaxHotplugSlots) reader.Fail();
+  const std::uint64_t plugged = reader.Count(kMaxHotplugSlots);
+  for (std::uint64_t index = 0; index < plugged && reader.ok(); ++index) {
+    PluggedDrive device;
+    device.slot = reader.Value<std::uint32_t>();
+    device.drive = ReadDrive(reader, snapshot);
+    const bool taken =
+        std::ranges::find(config.plugged, device.slot, &PluggedDrive::slot) != config.plugged.end();
+    if (taken || device.slot >= config.hotplug_slots) reader.Fail();
+    config.plugged.push_back(std::move(device));
+  }
+}
+
 void WriteConfig(StateWriter& writer, const Snapshot& snapshot) {
   const MachineConfig& config = snapshot.config;
   writer.Value(config.vcpus);
   writer.Value(config.memory_mib);
   writer.Value(static_cast<std::uint64_t>(config.drives.size()));
   for (std::size_t index = 0; index < config.drives.size(); ++index) {
-    const DriveConfig& drive = config.drives[index];
-    writer.Text(drive.id);
-    writer.Text(drive.path);
-    writer.Value<std::uint8_t>(drive.read_only ? 1 : 0);
-    writer.Value(snapshot.drive_sizes.at(index));
+    WriteDrive(writer, config.drives[index], snapshot.drive_sizes.at(index));
   }
+  WriteSlots(writer, snapshot);
   writer.Value<std::uint8_t>(config.vsock_cid.has_value() ? 1 : 0);
   writer.Value(config.vsock_cid.value_or(0));
   writer.Value<std::uint8_t>(config.rng ? 1 : 0);
@@ -62,13 +102,9 @@ void ReadConfig(StateReader& reader, Snapshot& snapshot) {
   config.memory_mib = reader.Value<std::uint64_t>();
   const std::uint64_t drives = reader.Count(kMaxDrives);
   for (std::uint64_t index = 0; index < drives && reader.ok(); ++index) {
-    DriveConfig drive;
-    drive.id = reader.Text(kMaxText);
-    drive.path = reader.Text(kMaxText);
-    drive.read_only = reader.Flag();
-    snapshot.drive_sizes.push_back(reader.Value<std::uint64_t>());
-    config.drives.push_back(std::move(drive));
+    config.drives.push_back(ReadDrive(reader, snapshot));
   }
+  ReadSlots(reader, snapshot);
   const bool vsock = reader.Flag();
   const auto cid = reader.Value<std::uint64_t>();
   if (vsock) config.vsock_cid = cid;

@@ -26,7 +26,7 @@ struct Snapshot {
   CpuFeatures cpu;
   // How the machine was made; the paths of kernel and initrd are not part of it.
   MachineConfig config;
-  // In the order of config.drives, in bytes.
+  // In the order of config.drives, then of config.plugged, in bytes.
   std::vector<std::uint64_t> drive_sizes;
   // The first is whole.
   std::vector<MemoryLayer> memory;

@@ -109,6 +109,14 @@ Napi::Object ToJs(Napi::Env env, const machine::SnapshotReport& report) {
   return object;
 }
 
+Napi::Object ToJs(Napi::Env env, const machine::PluggedDevice& device) {
+  const auto object = Napi::Object::New(env);
+  object.Set("slot", std::uint32_t{device.index});
+  object.Set("address", Count(env, device.address));
+  object.Set("irq", std::uint32_t{device.irq});
+  return object;
+}
+
 std::string_view ToString(machine::SnapshotKind kind) {
   return kind == machine::SnapshotKind::kFull ? "full" : "diff";
 }

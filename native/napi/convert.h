@@ -6,6 +6,7 @@
 
 #include <napi.h>
 
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -30,12 +31,15 @@ Napi::Object ToJs(Napi::Env env, const std::vector<std::pair<std::string, Error:
 Napi::Object ToJs(Napi::Env env, const machine::MachineStats& stats);
 Napi::Object ToJs(Napi::Env env, const machine::HostReport& report);
 Napi::Object ToJs(Napi::Env env, const machine::SnapshotReport& report);
+Napi::Object ToJs(Napi::Env env, const machine::PluggedDevice& device);
 std::string_view ToString(machine::SnapshotKind kind);
 std::string_view ToString(machine::MachineState state);
 std::string_view ToString(machine::ExitReason reason);
 
 Result<machine::MachineConfig> MachineConfigFromJs(const Napi::Value& value);
 Result<machine::RestoreConfig> RestoreConfigFromJs(const Napi::Value& value);
+Result<machine::DriveConfig> DriveConfigFromJs(const Napi::Value& value);
+Result<std::string> TextFromJs(const Napi::Value& value);
 Result<machine::SnapshotRequest> SnapshotRequestFromJs(const Napi::Value& value);
 // A vsock port: an integer from 0 to 2^32 - 1.
 Result<std::uint32_t> PortFromJs(const Napi::Value& value);

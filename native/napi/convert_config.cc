@@ -13,8 +13,7 @@ Error WrongType(std::string_view key, std::string_view expected) {
                "native configuration: " + std::string(key) + " must be " + std::string(expected));
 }
 
-Result<std::string> GetString(const Napi::Object& object, const char* key) {
-  const Napi::Value value = object.Get(key);
+Result<std::string> ToText(const Napi::Value& value, const char* key) {
   if (!value.IsString()) return std::unexpected(WrongType(key, "a string"));
   std::string text = value.As<Napi::String>().Utf8Value();
   // The system calls would silently stop at it.
@@ -23,6 +22,10 @@ Result<std::string> GetString(const Napi::Object& object, const char* key) {
         Error("ERR_INVALID_CONFIG", std::string(key) + " must not contain a NUL byte"));
   }
   return text;
+}
+
+Result<std::string> GetString(const Napi::Object& object, const char* key) {
+  return ToText(object.Get(key), key);
 }
 
 Result<bool> GetBool(const Napi::Object& object, const char* key) {
@@ -53,19 +56,25 @@ Result<std::vector<machine::DriveConfig>> GetDrives(const Napi::Object& object) 
   const auto array = value.As<Napi::Array>();
   std::vector<machine::DriveConfig> drives;
   for (std::uint32_t i = 0; i < array.Length(); ++i) {
-    const Napi::Value item = array.Get(i);
-    if (!item.IsObject()) return std::unexpected(WrongType("drives[]", "an object"));
-    const auto entry = item.As<Napi::Object>();
-    machine::DriveConfig drive;
-    EMBERVM_TRY_ASSIGN(drive.id, GetString(entry, "id"));
-    EMBERVM_TRY_ASSIGN(drive.path, GetString(entry, "path"));
-    EMBERVM_TRY_ASSIGN(drive.read_only, GetBool(entry, "readOnly"));
+    EMBERVM_TRY_ASSIGN(machine::DriveConfig drive, DriveConfigFromJs(array.Get(i)));
     drives.push_back(std::move(drive));
   }
   return drives;
 }
 
 }  // namespace
+
+Result<machine::DriveConfig> DriveConfigFromJs(const Napi::Value& value) {
+  if (!value.IsObject()) return std::unexpected(WrongType("drive", "an object"));
+  const auto entry = value.As<Napi::Object>();
+  machine::DriveConfig drive;
+  EMBERVM_TRY_ASSIGN(drive.id, GetString(entry, "id"));
+  EMBERVM_TRY_ASSIGN(drive.path, GetString(entry, "path"));
+  EMBERVM_TRY_ASSIGN(drive.read_only, GetBool(entry, "readOnly"));
+  return drive;
+}
+
+Result<std::string> TextFromJs(const Napi::Value& value) { return ToText(value, "text"); }
 
 Result<machine::MachineConfig> MachineConfigFromJs(const Napi::Value& value) {
   if (!value.IsObject()) return std::unexpected(WrongType("config", "an object"));
@@ -84,6 +93,8 @@ Result<machine::MachineConfig> MachineConfigFromJs(const Napi::Value& value) {
   config.vcpus = static_cast<std::uint32_t>(vcpus);
   EMBERVM_TRY_ASSIGN(config.memory_mib, GetInteger(object, "memoryMib", kMaxMemoryMib));
   EMBERVM_TRY_ASSIGN(config.drives, GetDrives(object));
+  EMBERVM_TRY_ASSIGN(const std::uint64_t slots, GetInteger(object, "hotplugSlots", kMaxU32));
+  config.hotplug_slots = static_cast<std::uint32_t>(slots);
   if (!object.Get("vsockCid").IsUndefined()) {
     EMBERVM_TRY_ASSIGN(config.vsock_cid, GetInteger(object, "vsockCid", kMaxU32));
   }

@@ -29,6 +29,8 @@ Napi::Function MachineWrap::DefineClass(Napi::Env env) {
                                      InstanceMethod<&MachineWrap::Resume>("resume"),
                                      InstanceMethod<&MachineWrap::Kill>("kill"),
                                      InstanceMethod<&MachineWrap::Close>("close"),
+                                     InstanceMethod<&MachineWrap::AttachDrive>("attachDrive"),
+                                     InstanceMethod<&MachineWrap::Detach>("detach"),
                                      InstanceMethod<&MachineWrap::Snapshot>("snapshot"),
                                      InstanceMethod<&MachineWrap::ConnectVsock>("connectVsock"),
                                      InstanceMethod<&MachineWrap::ListenVsock>("listenVsock"),
@@ -222,6 +224,35 @@ void MachineWrap::UpdateHold(Napi::Env env) {
   } else {
     queue_->Unhold(env);
   }
+}
+
+Napi::Value MachineWrap::AttachDrive(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  auto drive = DriveConfigFromJs(info[0]);
+  if (!drive.has_value()) return Rejected(env, drive.error());
+  if (machine_ == nullptr) return Rejected(env, MachineClosed());
+  const auto deferred = Napi::Promise::Deferred::New(env);
+  queue_->Hold(env);
+  machine_->AttachDrive(std::move(drive).value(), [this, queue = queue_, deferred](
+                                                      Result<machine::PluggedDevice> device) {
+    queue->Post([this, deferred, device = std::move(device)](Napi::Env job_env) {
+      queue_->Unhold(job_env);
+      if (device.has_value()) {
+        deferred.Resolve(ToJs(job_env, *device));
+      } else {
+        deferred.Reject(ToJs(job_env, device.error()));
+      }
+    });
+  });
+  return deferred.Promise();
+}
+
+Napi::Value MachineWrap::Detach(const Napi::CallbackInfo& info) {
+  auto id = TextFromJs(info[0]);
+  if (!id.has_value()) return Rejected(info.Env(), id.error());
+  return RunAsync(info.Env(), [&id](machine::Machine& machine, machine::Machine::Callback done) {
+    machine.Detach(std::move(id).value(), std::move(done));
+  });
 }
 
 Napi::Value MachineWrap::Snapshot(const Napi::CallbackInfo& info) {

@@ -36,6 +36,8 @@ class MachineWrap : public Napi::ObjectWrap<MachineWrap> {
   Napi::Value Resume(const Napi::CallbackInfo& info);
   Napi::Value Kill(const Napi::CallbackInfo& info);
   Napi::Value Close(const Napi::CallbackInfo& info);
+  Napi::Value AttachDrive(const Napi::CallbackInfo& info);
+  Napi::Value Detach(const Napi::CallbackInfo& info);
   Napi::Value Snapshot(const Napi::CallbackInfo& info);
   Napi::Value ConnectVsock(const Napi::CallbackInfo& info);
   void ListenVsock(const Napi::CallbackInfo& info);

@@ -36,6 +36,8 @@ const prelude: Record<string, string> = {
     const kernelPath = ${JSON.stringify(join(root, 'build/guest/vmlinux'))};
     const initrdPath = ${JSON.stringify(join(root, 'build/guest/initramfs.cpio'))};
     const snapshotPath = ${JSON.stringify(join(scratch, 'snapshot'))};
+    const diskPath = ${JSON.stringify(join(scratch, 'disk'))};
+    await (await import('node:fs/promises')).writeFile(diskPath, new Uint8Array(4096));
   `,
 };
 

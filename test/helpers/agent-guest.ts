@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import type { Socket } from 'node:net';
-import { Machine } from '../../lib/machine/index.js';
+import { Machine, type MachineConfig } from '../../lib/machine/index.js';
 import { AGENT_PORT, AgentClient } from '../../lib/rpc/agent-client.js';
 import { ExecChannel } from '../../lib/rpc/exec-channel.js';
 import { guestCommandLine } from '../../lib/sandbox/command-line.js';
@@ -28,7 +28,11 @@ export function acceptAgent(machine: Machine): Promise<AgentClient> {
 }
 
 /** Boots our kernel with a root on the base image and `upperPath`. */
-export async function bootAgentGuest(upperPath: string, memoryMib: number): Promise<AgentGuest> {
+export async function bootAgentGuest(
+  upperPath: string,
+  memoryMib: number,
+  more: Partial<MachineConfig> = {},
+): Promise<AgentGuest> {
   const machine = await Machine.create({
     kernel: {
       path: asset('vmlinux'),
@@ -42,6 +46,7 @@ export async function bootAgentGuest(upperPath: string, memoryMib: number): Prom
       { id: 'upper', path: upperPath },
     ],
     vsock: {},
+    ...more,
   });
   try {
     const dialled = acceptAgent(machine);

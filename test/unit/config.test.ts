@@ -47,6 +47,7 @@ describe('defaults', () => {
       vcpus: 1,
       memoryMib: 64,
       drives: [{ path: '/d', readOnly: false }],
+      hotplugSlots: 0,
       vsock: { cid: 3 },
       console: 'capture',
       consoleBytes: 65_536,
@@ -204,7 +205,7 @@ describe('what is not built yet', () => {
     expect(error.message).toContain(option);
   });
 
-  test.each(['maxVcpus', 'memory', 'sharedDirs', 'nics', 'balloon', 'hotplugSlots'])(
+  test.each(['memory', 'sharedDirs', 'nics', 'balloon'])(
     'the machine option %s is refused by name',
     (option) => {
       const error = thrown(() => parseMachineConfig({ ...machine, [option]: {} }));
@@ -255,6 +256,9 @@ describe('machine configurations that are wrong', () => {
     [{ ...machine, kernel: {} }, 'kernel.path must be a string, not undefined'],
     [{ ...machine, kernel: { path: 'a\0b' } }, 'kernel.path', 'NUL'],
     [{ ...machine, vcpus: 0 }, 'vcpus is 0', 'at least 1'],
+    [{ ...machine, vcpus: 2, maxVcpus: 1 }, 'maxVcpus', 'not be less than vcpus'],
+    [{ ...machine, hotplugSlots: 9 }, 'hotplugSlots is 9', 'at most 8'],
+    [{ ...machine, hotplugSlots: {} }, 'hotplugSlots', 'number'],
     [{ ...machine, vcpus: 1000 }, 'vcpus is 1000', 'at most 32'],
     [{ ...machine, memoryMib: -1 }, 'memoryMib is -1', 'at least 32'],
     [{ ...machine, drives: [{ path: '/d', id: 'i'.repeat(21) }] }, 'drives[0].id', '20 bytes'],
