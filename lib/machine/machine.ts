@@ -164,6 +164,12 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
     if (!this.#ready) this.#emitReady();
   }
 
+  /** Where each CPU of a paused machine is (RIP): for profilers, and for a guest that hangs. */
+  async instructionPointers(): Promise<bigint[]> {
+    this.#require('look at the CPUs of', 'paused');
+    return call(() => this.#native.instructionPointers());
+  }
+
   /**
    * Puts a drive into a free one of the `hotplugSlots`. The guest has the disk once a driver
    * is bound to the slot: whoever talks to the guest's agent does that.

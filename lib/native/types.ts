@@ -135,6 +135,8 @@ export interface NativeMachine {
   start(): Promise<void>;
   pause(): Promise<void>;
   resume(): Promise<void>;
+  /** RIP of each vCPU of a paused machine. */
+  instructionPointers(): Promise<bigint[]>;
   /** Stops the vCPUs at once; the `exit` event with reason `killed` follows. Idempotent. */
   kill(): Promise<void>;
   /** Kills, joins every thread, frees memory and descriptors. Idempotent. No event follows. */

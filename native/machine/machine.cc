@@ -101,6 +101,12 @@ void Machine::Snapshot(SnapshotRequest request, SnapshotCallback done) {
            });
 }
 
+void Machine::InstructionPointers(AddressesCallback done) {
+  using Addresses = Completion<std::vector<std::uint64_t>>;
+  Dispatch(Addresses(std::move(done)),
+           [](MachineCore& core, Addresses owed) { owed(core.InstructionPointers()); });
+}
+
 void Machine::ConnectVsock(std::uint32_t port, StreamCallback done) {
   Dispatch(Completion<UniqueFd>(std::move(done)),
            [port](MachineCore& core, Completion<UniqueFd> owed) {

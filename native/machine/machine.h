@@ -32,6 +32,7 @@ class Machine {
   using Callback = std::move_only_function<void(Result<>)>;
   using SnapshotCallback = std::move_only_function<void(Result<SnapshotReport>)>;
   using PluggedCallback = std::move_only_function<void(Result<PluggedDevice>)>;
+  using AddressesCallback = std::move_only_function<void(Result<std::vector<std::uint64_t>>)>;
   using StreamCallback = std::move_only_function<void(Result<UniqueFd>)>;
 
   // Starts the device thread and builds the guest on it. `observer` outlives
@@ -61,6 +62,8 @@ class Machine {
   // Of a running or paused machine, which it leaves in that state. The guest stands
   // still while its state is copied, not while the disk takes it.
   void Snapshot(SnapshotRequest request, SnapshotCallback done);
+  // Where each vCPU of a paused machine is: its RIP.
+  void InstructionPointers(AddressesCallback done);
   void ConnectVsock(std::uint32_t port, StreamCallback done);
   void ListenVsock(std::uint32_t port);
   void UnlistenVsock(std::uint32_t port);

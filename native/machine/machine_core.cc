@@ -208,6 +208,19 @@ void MachineCore::Kill(Completion<> done) {
   StopVcpus({.reason = ExitReason::kKilled, .message = "the machine was killed", .context = {}});
 }
 
+Result<std::vector<std::uint64_t>> MachineCore::InstructionPointers() {
+  if (state_.load() != MachineState::kPaused) {
+    return std::unexpected(Error("ERR_MACHINE_STATE", "the machine is not paused")
+                               .With("state", StateName(state_.load())));
+  }
+  std::vector<std::uint64_t> addresses;
+  for (const auto& vcpu : vcpus_) {
+    EMBERVM_TRY_ASSIGN(const kvm_regs regs, vcpu->vcpu().GetRegs());
+    addresses.push_back(regs.rip);
+  }
+  return addresses;
+}
+
 void MachineCore::ConnectVsock(std::uint32_t port, Completion<UniqueFd> done) {
   if (state_.load() != MachineState::kRunning && state_.load() != MachineState::kPaused) {
     return done(std::unexpected(Error("ERR_MACHINE_STATE", "the machine is not running")

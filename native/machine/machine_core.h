@@ -50,6 +50,7 @@ class MachineCore final : public VcpuHost {
   void Start(Completion<> done);
   void Pause(Completion<> done);
   void Resume(Completion<> done);
+  Result<std::vector<std::uint64_t>> InstructionPointers();
   void Kill(Completion<> done);
   // Of a machine that has not ended.
   void AttachDrive(DriveConfig drive, Completion<PluggedDevice> done);

@@ -21,26 +21,28 @@ Napi::Promise Rejected(Napi::Env env, const Error& error) {
 }  // namespace
 
 Napi::Function MachineWrap::DefineClass(Napi::Env env) {
-  return ObjectWrap::DefineClass(env, "NativeMachine",
-                                 {
-                                     InstanceAccessor<&MachineWrap::GetState>("state"),
-                                     InstanceMethod<&MachineWrap::Start>("start"),
-                                     InstanceMethod<&MachineWrap::Pause>("pause"),
-                                     InstanceMethod<&MachineWrap::Resume>("resume"),
-                                     InstanceMethod<&MachineWrap::Kill>("kill"),
-                                     InstanceMethod<&MachineWrap::Close>("close"),
-                                     InstanceMethod<&MachineWrap::AttachDrive>("attachDrive"),
-                                     InstanceMethod<&MachineWrap::Detach>("detach"),
-                                     InstanceMethod<&MachineWrap::Snapshot>("snapshot"),
-                                     InstanceMethod<&MachineWrap::ConnectVsock>("connectVsock"),
-                                     InstanceMethod<&MachineWrap::ListenVsock>("listenVsock"),
-                                     InstanceMethod<&MachineWrap::UnlistenVsock>("unlistenVsock"),
-                                     InstanceMethod<&MachineWrap::ConsoleTail>("consoleTail"),
-                                     InstanceMethod<&MachineWrap::Stats>("stats"),
-                                     InstanceMethod<&MachineWrap::ResidentBytes>("residentBytes"),
-                                     InstanceMethod<&MachineWrap::Reference>("ref"),
-                                     InstanceMethod<&MachineWrap::Unreference>("unref"),
-                                 });
+  return ObjectWrap::DefineClass(
+      env, "NativeMachine",
+      {
+          InstanceAccessor<&MachineWrap::GetState>("state"),
+          InstanceMethod<&MachineWrap::Start>("start"),
+          InstanceMethod<&MachineWrap::Pause>("pause"),
+          InstanceMethod<&MachineWrap::Resume>("resume"),
+          InstanceMethod<&MachineWrap::InstructionPointers>("instructionPointers"),
+          InstanceMethod<&MachineWrap::Kill>("kill"),
+          InstanceMethod<&MachineWrap::Close>("close"),
+          InstanceMethod<&MachineWrap::AttachDrive>("attachDrive"),
+          InstanceMethod<&MachineWrap::Detach>("detach"),
+          InstanceMethod<&MachineWrap::Snapshot>("snapshot"),
+          InstanceMethod<&MachineWrap::ConnectVsock>("connectVsock"),
+          InstanceMethod<&MachineWrap::ListenVsock>("listenVsock"),
+          InstanceMethod<&MachineWrap::UnlistenVsock>("unlistenVsock"),
+          InstanceMethod<&MachineWrap::ConsoleTail>("consoleTail"),
+          InstanceMethod<&MachineWrap::Stats>("stats"),
+          InstanceMethod<&MachineWrap::ResidentBytes>("residentBytes"),
+          InstanceMethod<&MachineWrap::Reference>("ref"),
+          InstanceMethod<&MachineWrap::Unreference>("unref"),
+      });
 }
 
 MachineWrap::MachineWrap(const Napi::CallbackInfo& info) : ObjectWrap(info), env_(info.Env()) {
@@ -169,6 +171,26 @@ Napi::Value MachineWrap::Resume(const Napi::CallbackInfo& info) {
   return RunAsync(info.Env(), [](machine::Machine& machine, machine::Machine::Callback done) {
     machine.Resume(std::move(done));
   });
+}
+
+Napi::Value MachineWrap::InstructionPointers(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (machine_ == nullptr) return Rejected(env, MachineClosed());
+  const auto deferred = Napi::Promise::Deferred::New(env);
+  queue_->Hold(env);
+  machine_->InstructionPointers(
+      [this, queue = queue_, deferred](Result<std::vector<std::uint64_t>> addresses) {
+        queue->Post([this, deferred, addresses = std::move(addresses)](Napi::Env job_env) {
+          queue_->Unhold(job_env);
+          if (!addresses.has_value()) return deferred.Reject(ToJs(job_env, addresses.error()));
+          const Napi::Array list = Napi::Array::New(job_env, addresses->size());
+          for (std::uint32_t index = 0; index < addresses->size(); ++index) {
+            list.Set(index, Napi::BigInt::New(job_env, addresses->at(index)));
+          }
+          deferred.Resolve(list);
+        });
+      });
+  return deferred.Promise();
 }
 
 Napi::Value MachineWrap::Kill(const Napi::CallbackInfo& info) {

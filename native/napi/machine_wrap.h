@@ -34,6 +34,7 @@ class MachineWrap : public Napi::ObjectWrap<MachineWrap> {
   Napi::Value Start(const Napi::CallbackInfo& info);
   Napi::Value Pause(const Napi::CallbackInfo& info);
   Napi::Value Resume(const Napi::CallbackInfo& info);
+  Napi::Value InstructionPointers(const Napi::CallbackInfo& info);
   Napi::Value Kill(const Napi::CallbackInfo& info);
   Napi::Value Close(const Napi::CallbackInfo& info);
   Napi::Value AttachDrive(const Napi::CallbackInfo& info);

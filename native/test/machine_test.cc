@@ -103,6 +103,17 @@ TEST_CASE("a paused guest stands still") {
   REQUIRE(Start(*machine).has_value());
   while (machine->Stats().console_bytes < 100) std::this_thread::yield();
   REQUIRE(Pause(*machine).has_value());
+  const auto where = [&] {
+    std::promise<Result<std::vector<std::uint64_t>>> promise;
+    auto future = promise.get_future();
+    machine->InstructionPointers([&](auto addresses) { promise.set_value(std::move(addresses)); });
+    return future.get();
+  };
+  const auto stands_at = where();
+  REQUIRE(stands_at.has_value());
+  REQUIRE(stands_at->size() == 1);
+  CHECK(stands_at->front() != 0);
+  CHECK(where().value() == *stands_at);
   const auto before = machine->Stats();
   CHECK(before.setup_ns > 0);
   CHECK(before.vcpus.at(0).cpu_time_ns > 0);
@@ -116,6 +127,7 @@ TEST_CASE("a paused guest stands still") {
   const auto resident = machine->ResidentCounter();
   CHECK(resident().value_or(0) > 0);
   REQUIRE(Resume(*machine).has_value());
+  CHECK(where().error().code() == "ERR_MACHINE_STATE");
   while (machine->Stats().console_bytes == before.console_bytes) std::this_thread::yield();
   const auto tail = machine->ConsoleTail(10);
   CHECK(tail.size() == 10);
