@@ -20,7 +20,7 @@ std::optional<std::int64_t> ParseBase256(std::span<const std::byte> field) {
   const unsigned filler = negative ? 0xff : 0;
   std::uint64_t value = negative ? ~std::uint64_t{0} : 0;
   for (std::size_t i = 0; i < field.size(); ++i) {
-    unsigned byte = std::to_integer<unsigned>(field[i]);
+    auto byte = std::to_integer<unsigned>(field[i]);
     if (i == 0) byte = negative ? byte | kMark : byte & ~kMark;
     if ((value >> 56U) != filler) return std::nullopt;
     value = value << 8U | byte;

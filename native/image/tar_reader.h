@@ -78,19 +78,14 @@ class TarReader {
   const ImageLimits limits_;
   TarSink& sink_;
 
-  State state_ = State::kHeader;
-  Block block_{};
   std::size_t block_filled_ = 0;
-  bool saw_zero_block_ = false;
   std::uint64_t headers_ = 0;
 
-  char extension_type_ = 0;
   std::string extension_;
   PaxRecords global_;
   PaxRecords pax_;
   std::optional<std::string> long_name_;
   std::optional<std::string> long_link_;
-  bool has_extension_ = false;
 
   TarEntry entry_;
   // The map of the entry; without holes it is one extent.
@@ -98,13 +93,20 @@ class TarReader {
   SparseMapParser map_parser_;
   std::uint64_t map_bytes_ = 0;
   std::uint64_t map_padding_ = 0;
-  // The body is not data of the file.
-  bool discard_ = false;
   std::size_t extent_ = 0;
   std::uint64_t in_extent_ = 0;
   // Of the body: what is still to come, and the padding after it.
   std::uint64_t stored_left_ = 0;
   std::uint64_t padding_left_ = 0;
+
+  // Small ones together, so that there are no gaps between.
+  State state_ = State::kHeader;
+  bool saw_zero_block_ = false;
+  char extension_type_ = 0;
+  bool has_extension_ = false;
+  // The body is not data of the file.
+  bool discard_ = false;
+  Block block_{};
 };
 
 }  // namespace embervm::image

@@ -145,9 +145,8 @@ Napi::Value BuildImageAsync(const Napi::CallbackInfo& info) {
           Napi::Function::New(env, [cancelled = worker->cancelled()](const Napi::CallbackInfo&) {
             cancelled->store(true, std::memory_order_relaxed);
           }));
-  worker->Queue();
   // It deletes itself when it is done.
-  static_cast<void>(worker.release());
+  worker.release()->Queue();
   return job;
 }
 

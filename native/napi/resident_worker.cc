@@ -39,9 +39,8 @@ Napi::Promise CountResidentBytes(Napi::Env env,
                                  std::function<std::optional<std::uint64_t>()> count) {
   auto worker = std::make_unique<ResidentWorker>(env, std::move(count));
   const Napi::Promise promise = worker->promise();
-  worker->Queue();
   // It deletes itself when it is done.
-  static_cast<void>(worker.release());
+  worker.release()->Queue();
   return promise;
 }
 

@@ -54,9 +54,8 @@ Napi::Value CopySparseAsync(const Napi::CallbackInfo& info) {
                                                    info[1].As<Napi::String>().Utf8Value(),
                                                    info[2].As<Napi::Boolean>().Value());
   const Napi::Promise promise = worker->promise();
-  worker->Queue();
   // It deletes itself when it is done.
-  static_cast<void>(worker.release());
+  worker.release()->Queue();
   return promise;
 }
 
