@@ -109,8 +109,16 @@ export interface ResolvedSnapshotOptions {
 
 /** What may differ from the machine that the snapshot is of. */
 export interface RestoreOverrides {
-  /** Other files for its drives, by their ids: as large as those they replace. */
-  drives?: { id: string; path: string }[] | undefined;
+  /**
+   * Other files for its drives, by their ids: as large as those they replace. With `readOnly`, a
+   * snapshot of a machine where it was otherwise is refused.
+   */
+  drives?: { id: string; path: string; readOnly?: boolean | undefined }[] | undefined;
+  /**
+   * Refuse a snapshot with other drives than these; default false. For one that may be forged: it
+   * names the files of its drives.
+   */
+  onlyTheseDrives?: boolean | undefined;
   vsock?: { cid?: number | undefined } | undefined;
   consoleBytes?: number | undefined;
   signal?: AbortSignal | undefined;
@@ -118,7 +126,8 @@ export interface RestoreOverrides {
 
 export interface ResolvedRestoreOptions {
   directory: string;
-  drives: { id: string; path: string }[];
+  drives: { id: string; path: string; readOnly?: boolean | undefined }[];
+  onlyTheseDrives: boolean;
   vsock?: { cid?: number | undefined } | undefined;
   consoleBytes?: number | undefined;
   signal?: AbortSignal | undefined;
@@ -215,9 +224,10 @@ const snapshotOptions: z.ZodType<ResolvedSnapshotOptions> = z.strictObject({
 const restoreOptions: z.ZodType<ResolvedRestoreOptions> = z.strictObject({
   directory: hostPath.describe('where the snapshot is'),
   drives: z
-    .array(z.strictObject({ id: driveId, path: hostPath }))
+    .array(z.strictObject({ id: driveId, path: hostPath, readOnly: z.boolean().optional() }))
     .default([])
     .describe('other files for drives'),
+  onlyTheseDrives: z.boolean().default(false).describe('refuse other drives'),
   vsock: z
     .strictObject({ cid: guestCid.optional(), socketPath: notBuilt('vsock.socketPath') })
     .optional()

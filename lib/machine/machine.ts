@@ -426,8 +426,8 @@ function toNative(config: ResolvedMachineConfig): NativeMachineConfig {
 }
 
 function toNativeRestore(options: ResolvedRestoreOptions): NativeRestoreConfig {
-  const { directory, drives, vsock, consoleBytes } = options;
-  return { directory, drives, vsockCid: vsock?.cid, consoleBytes };
+  const { directory, drives, onlyTheseDrives, vsock, consoleBytes } = options;
+  return { directory, drives, onlyTheseDrives, vsockCid: vsock?.cid, consoleBytes };
 }
 
 async function call<Value>(run: () => Promise<Value>): Promise<Value> {

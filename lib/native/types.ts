@@ -44,8 +44,10 @@ export interface NativeMachineConfig {
 /** What differs from the machine that the snapshot is of. */
 export interface NativeRestoreConfig {
   directory: string;
-  /** Other files for the drives of these ids. */
-  drives: { id: string; path: string }[];
+  /** Other files for the drives of these ids; `readOnly`: refused where it was not so. */
+  drives: { id: string; path: string; readOnly?: boolean | undefined }[];
+  /** Refuses a snapshot with other drives than these. */
+  onlyTheseDrives: boolean;
   vsockCid: number | undefined;
   consoleBytes: number | undefined;
 }
@@ -254,4 +256,6 @@ export interface NativeBinding {
   copySparse(from: string, to: string, durable: boolean): Promise<void>;
   /** Makes one EROFS image of tar layers. What is at `path` is replaced when it is complete. */
   buildImage(request: NativeImageRequest): NativeImageJob;
+  /** Where a file of `size` bytes has data at or after `from`; `undefined`: only holes follow. */
+  nextData(fd: number, from: number, size: number): { begin: number; end: number } | undefined;
 }

@@ -9,7 +9,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "base/unique_fd.h"
 
@@ -41,15 +43,10 @@ class Copy {
 
   Result<> Everything(off_t size) {
     off_t at = 0;
-    while (at < size) {
-      const off_t data = ::lseek(from_, at, SEEK_DATA);
-      if (data < 0 && errno == ENXIO) return {};  // Holes up to the end.
-      // A file system that does not tell: all of it is data.
-      if (data < 0) return Range(at, size);
-      const off_t hole = ::lseek(from_, data, SEEK_HOLE);
-      const off_t end = hole < 0 ? size : std::min(hole, size);
-      EMBERVM_TRY(Range(data, end));
-      at = end;
+    while (const auto data =
+               NextData(from_, static_cast<std::uint64_t>(at), static_cast<std::uint64_t>(size))) {
+      at = static_cast<off_t>(data->end);
+      EMBERVM_TRY(Range(static_cast<off_t>(data->begin), at));
     }
     return {};
   }
@@ -122,6 +119,20 @@ Result<> Fill(int from, const std::string& from_path, int to, const std::string&
 }
 
 }  // namespace
+
+std::optional<DataRange> NextData(int fd, std::uint64_t from, std::uint64_t size) {
+  if (from >= size) return std::nullopt;
+  const auto at = static_cast<off_t>(from);
+  const off_t data = ::lseek(fd, at, SEEK_DATA);
+  if (data < 0 && errno == ENXIO) return std::nullopt;  // Holes up to the end.
+  if (data < 0) return DataRange{.begin = from, .end = size};
+  const auto begin = static_cast<std::uint64_t>(data);
+  // It has grown since its size was asked for.
+  if (begin >= size) return std::nullopt;
+  const off_t hole = ::lseek(fd, data, SEEK_HOLE);
+  const std::uint64_t end = hole < 0 ? size : std::min(static_cast<std::uint64_t>(hole), size);
+  return DataRange{.begin = begin, .end = end};
+}
 
 Result<> CopySparse(const std::string& from, const std::string& to, bool durable) {
   EMBERVM_TRY_ASSIGN(const UniqueFd source, Open(from, O_RDONLY));

@@ -3,6 +3,8 @@
 #ifndef EMBERVM_BASE_SPARSE_COPY_H_
 #define EMBERVM_BASE_SPARSE_COPY_H_
 
+#include <cstdint>
+#include <optional>
 #include <string>
 
 #include "base/result.h"
@@ -12,6 +14,16 @@ namespace embervm {
 // `to` must not exist; it belongs to its owner alone, and is gone again after a failure. With
 // `durable` its content is on the disk before this returns. Error: ERR_STATE_DIR.
 [[nodiscard]] Result<> CopySparse(const std::string& from, const std::string& to, bool durable);
+
+// What a file has between two holes.
+struct DataRange {
+  std::uint64_t begin;
+  std::uint64_t end;
+};
+
+// The first data of a file of `size` bytes at or after `from`; nothing when there are only holes.
+// A file system that does not tell has data everywhere.
+[[nodiscard]] std::optional<DataRange> NextData(int fd, std::uint64_t from, std::uint64_t size);
 
 }  // namespace embervm
 

@@ -61,8 +61,12 @@ struct RestoreConfig {
   struct Drive {
     std::string id;
     std::string path;
+    // Absent: as it was. Otherwise a snapshot where it was not is refused.
+    std::optional<bool> read_only = std::nullopt;
   };
   std::vector<Drive> drives;
+  // Refuses a snapshot with other drives: they would be opened by paths that it names.
+  bool only_these_drives = false;
   std::optional<std::uint64_t> vsock_cid;
   std::optional<std::size_t> console_bytes;
 };

@@ -156,7 +156,20 @@ Result<> MachineCore::Configure(const Snapshot& snapshot, const RestoreConfig& r
           Error("ERR_SNAPSHOT_MISMATCH", "the snapshot's machine has no drive " + change.id)
               .With("drive", change.id));
     }
+    if (change.read_only.value_or(drive->read_only) != drive->read_only) {
+      return std::unexpected(Error("ERR_SNAPSHOT_MISMATCH",
+                                   "the snapshot's machine " +
+                                       std::string(drive->read_only ? "only reads" : "writes to") +
+                                       " the drive " + change.id)
+                                 .With("drive", change.id));
+    }
     drive->path = change.path;
+  }
+  // All of the given ones are there: as many means no others, whatever ids repeat.
+  if (restore.only_these_drives && config_.drives.size() != restore.drives.size()) {
+    return std::unexpected(
+        Error("ERR_SNAPSHOT_MISMATCH", "the snapshot's machine has other drives than expected")
+            .With("drives", static_cast<std::int64_t>(config_.drives.size())));
   }
   if (restore.vsock_cid.has_value()) {
     if (!config_.vsock_cid.has_value()) {

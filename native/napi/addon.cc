@@ -9,6 +9,7 @@
 #include "napi/file_lock.h"
 #include "napi/image_build_worker.h"
 #include "napi/machine_wrap.h"
+#include "napi/next_data.h"
 #include "napi/pty_relay_wrap.h"
 #include "napi/sparse_copy_worker.h"
 
@@ -36,6 +37,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("lockFile", Napi::Function::New<&LockFile>(env));
   exports.Set("copySparse", Napi::Function::New<&CopySparseAsync>(env));
   exports.Set("buildImage", Napi::Function::New<&BuildImageAsync>(env));
+  exports.Set("nextData", Napi::Function::New<&NextData>(env));
   exports.Set("isFileLocked", Napi::Function::New<&IsFileLocked>(env));
   return exports;
 }

@@ -117,10 +117,15 @@ Result<machine::RestoreConfig> RestoreConfigFromJs(const Napi::Value& value) {
     const Napi::Value item = array.Get(i);
     if (!item.IsObject()) return std::unexpected(WrongType("drives[]", "an object"));
     machine::RestoreConfig::Drive drive;
-    EMBERVM_TRY_ASSIGN(drive.id, GetString(item.As<Napi::Object>(), "id"));
-    EMBERVM_TRY_ASSIGN(drive.path, GetString(item.As<Napi::Object>(), "path"));
+    const auto entry = item.As<Napi::Object>();
+    EMBERVM_TRY_ASSIGN(drive.id, GetString(entry, "id"));
+    EMBERVM_TRY_ASSIGN(drive.path, GetString(entry, "path"));
+    if (!entry.Get("readOnly").IsUndefined()) {
+      EMBERVM_TRY_ASSIGN(drive.read_only, GetBool(entry, "readOnly"));
+    }
     config.drives.push_back(std::move(drive));
   }
+  EMBERVM_TRY_ASSIGN(config.only_these_drives, GetBool(object, "onlyTheseDrives"));
   if (!object.Get("vsockCid").IsUndefined()) {
     EMBERVM_TRY_ASSIGN(config.vsock_cid, GetInteger(object, "vsockCid", kMaxU32));
   }

@@ -1,5 +1,6 @@
 // Copies that keep their holes.
 #include <doctest/doctest.h>
+#include <fcntl.h>
 #include <sys/stat.h>
 
 #include <filesystem>
@@ -8,6 +9,7 @@
 #include <string>
 
 #include "base/sparse_copy.h"
+#include "base/unique_fd.h"
 #include "test/support/temp_directory.h"
 
 namespace embervm {
@@ -54,6 +56,39 @@ TEST_CASE("a sparse copy has the content and the holes") {
     std::filesystem::resize_file(from, kSize);
     std::filesystem::remove(to);
   }
+}
+
+TEST_CASE("data is found between holes") {
+  const TempDirectory directory;
+  std::filesystem::create_directories(directory.path());
+  const std::string path = directory.path() + "/file";
+  constexpr std::uint64_t kData = std::uint64_t{1} << 24U;
+  constexpr std::uint64_t kSize = std::uint64_t{1} << 30U;
+  {
+    std::ofstream file(path, std::ios::binary);
+    file.seekp(static_cast<std::streamoff>(kData));
+    file << std::string(70'000, 'x');
+  }
+  std::filesystem::resize_file(path, kSize);
+  // NOLINTNEXTLINE(cppcoreguidelines-pro-type-vararg): open is variadic.
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  REQUIRE(fd.valid());
+  const auto data = NextData(fd.get(), 0, kSize);
+  REQUIRE(data.has_value());
+  CHECK(data->begin <= kData);
+  CHECK(data->begin > 0);
+  CHECK(data->end >= kData + 70'000);
+  CHECK(data->end < kSize);
+  CHECK(!NextData(fd.get(), data->end, kSize).has_value());
+  CHECK(!NextData(fd.get(), kSize, kSize).has_value());
+  // A smaller size than the file has is the end all the same.
+  CHECK(!NextData(fd.get(), 0, 4096).has_value());
+  CHECK(NextData(fd.get(), kData, kData + 1)->end == kData + 1);
+  // Whatever cannot be asked is data.
+  const auto unknown = NextData(-1, 5, 10);
+  REQUIRE(unknown.has_value());
+  CHECK(unknown->begin == 5);
+  CHECK(unknown->end == 10);
 }
 
 TEST_CASE("a sparse copy of nothing is empty") {

@@ -259,10 +259,11 @@ TEST_CASE("a clone gets other files for its drives, of the same size") {
   REQUIRE(Start(*machine).has_value());
   REQUIRE(Save(*machine, directory.path()).has_value());
 
-  const auto restore = [&](std::vector<RestoreConfig::Drive> drives) {
+  const auto restore = [&](std::vector<RestoreConfig::Drive> drives, bool only = false) {
     Recorder clone_recorder;
     auto clone = Restore({.directory = directory.path(),
                           .drives = std::move(drives),
+                          .only_these_drives = only,
                           .vsock_cid = 7,
                           .console_bytes = 8192},
                          clone_recorder);
@@ -276,6 +277,9 @@ TEST_CASE("a clone gets other files for its drives, of the same size") {
   CHECK(restore({{"data", large}}) == "ERR_SNAPSHOT_MISMATCH");
   CHECK(restore({{"data", other + "-none"}}) == "ERR_DRIVE_NOT_FOUND");
   CHECK(restore({{"unknown", other}}) == "ERR_SNAPSHOT_MISMATCH");
+  CHECK(restore({{"data", other, false}}, true).empty());
+  CHECK(restore({{"data", other, true}}) == "ERR_SNAPSHOT_MISMATCH");
+  CHECK(restore({}, true) == "ERR_SNAPSHOT_MISMATCH");
   Close(machine);
   CHECK(restore({}).empty());
   for (const std::string& path : {disk, other, large}) std::filesystem::remove(path);

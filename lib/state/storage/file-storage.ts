@@ -4,8 +4,9 @@
  * so a crash at any instruction leaves the old record or the new one.
  */
 import { randomUUID } from 'node:crypto';
-import { mkdir, open, readdir, readFile, rename, rmdir, unlink } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rename, rmdir, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { ignore, isMissing, syncDirectory, writeDurably } from '../durable.js';
 import { stateError } from '../home.js';
 import { checkKey, corruptRecord, type JsonValue, type Storage } from './storage.js';
 
@@ -13,7 +14,6 @@ const SUFFIX = '.json';
 /** No key begins with a dot, so nothing that is on its way in can be taken for a record. */
 const INCOMING = '.record-';
 const OWNER_ONLY_DIRECTORY = 0o700;
-const OWNER_ONLY_FILE = 0o600;
 /** A directory can be removed as empty between being made and being used. */
 const MAX_ATTEMPTS = 16;
 
@@ -108,16 +108,6 @@ export class FileStorage implements Storage {
   }
 }
 
-async function writeDurably(path: string, text: string): Promise<void> {
-  const file = await open(path, 'wx', OWNER_ONLY_FILE);
-  try {
-    await file.writeFile(text);
-    await file.sync();
-  } finally {
-    await file.close();
-  }
-}
-
 /** Makes `path` and what lacks above it; each entry is synced where it appears. */
 async function makeDurably(path: string): Promise<void> {
   try {
@@ -133,23 +123,6 @@ async function makeDurably(path: string): Promise<void> {
   await syncDirectory(dirname(path));
 }
 
-async function syncDirectory(path: string): Promise<void> {
-  let directory: Awaited<ReturnType<typeof open>>;
-  try {
-    directory = await open(path, 'r');
-  } catch (error) {
-    // What was removed since has nothing to be synced.
-    if (isMissing(error)) return;
-    throw error;
-  }
-  try {
-    // Some file systems have no notion of it, and keep their directories in order by themselves.
-    await directory.sync().catch(ignore('EINVAL', 'ENOTSUP'));
-  } finally {
-    await directory.close();
-  }
-}
-
 async function collect(directory: string, prefix: string, keys: string[]): Promise<void> {
   const entries = await readdir(directory, { withFileTypes: true }).catch((error: unknown) => {
     if (isMissing(error)) return [];
@@ -163,17 +136,4 @@ async function collect(directory: string, prefix: string, keys: string[]): Promi
       keys.push(`${prefix}/${entry.name.slice(0, -SUFFIX.length)}`);
     }
   }
-}
-
-/** Also where a file is in the place of a directory above it. */
-function isMissing(error: unknown): boolean {
-  const { code } = error as NodeJS.ErrnoException;
-  return code === 'ENOENT' || code === 'ENOTDIR';
-}
-
-function ignore(...codes: string[]): (error: unknown) => undefined {
-  return (error) => {
-    if (!codes.includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
-    return undefined;
-  };
 }

@@ -1,0 +1,94 @@
+/** What is on record of a snapshot, beside its files and at the head of its archive. */
+import * as z from '../../config/zod.js';
+import type { JsonValue } from '../storage/storage.js';
+
+export const MANIFEST_VERSION = 1;
+/** Past it a manifest is refused unread. */
+export const MAX_MANIFEST_BYTES = 4 * 1024 * 1024;
+export const DISK_FILE = 'upper.ext4';
+export const MACHINE_DIRECTORY = 'machine';
+
+/** A machine's memory is a few layers, beside its state and the disk. */
+const MAX_FILES = 64;
+/** Far above any disk and any memory. */
+const MAX_FILE_BYTES = 2 ** 44;
+const MAX_TEXT = 4096;
+/** The last moment that a Date has. */
+const MAX_TIME = 8.64e15;
+
+export interface SnapshotFile {
+  /** Relative: the disk, or a file of the machine. */
+  path: string;
+  bytes: number;
+  /** What of it is not zero, in the form of sparse-stream.ts. */
+  storedBytes: number;
+  /** Of that form, in hexadecimal. */
+  sha256: string;
+}
+
+export interface SnapshotManifest {
+  version: number;
+  /** `memory`: a machine that goes on, and its disk; `disk`: the disk of one that has ended. */
+  kind: 'memory' | 'disk';
+  /** ms since the epoch. */
+  createdAt: number;
+  /** Name of the sandbox that it is of. */
+  source: string;
+  description: string;
+  labels: Record<string, string>;
+  /** What the sandbox was created with. */
+  options: { [key: string]: JsonValue };
+  /** The read-only part of its root, which is not in the snapshot. */
+  base: { bytes: number; sha256: string };
+  /** The file system of the disk is smaller than the disk. */
+  grow: boolean;
+  /** What the guest said of itself; `null` for a disk. */
+  guest: { kernelRelease: string; agentVersion: string } | null;
+  files: SnapshotFile[];
+}
+
+const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
+const byteCount = z.int().min(0).max(MAX_FILE_BYTES);
+const text = z.string().max(MAX_TEXT);
+const path = z.string().regex(/^(?:upper\.ext4|machine\/(?:state|memory-[0-9a-f]{16}))$/);
+
+const file = z.strictObject({ path, bytes: byteCount, storedBytes: byteCount, sha256 });
+
+const files = z
+  .array(file)
+  .min(1)
+  .max(MAX_FILES)
+  .refine((all) => new Set(all.map((one) => one.path)).size === all.length)
+  .refine((all) => all.some((one) => one.path === DISK_FILE));
+
+const manifest: z.ZodType<SnapshotManifest> = z
+  .strictObject({
+    version: z.int().min(MANIFEST_VERSION).max(MANIFEST_VERSION),
+    kind: z.enum(['memory', 'disk']),
+    createdAt: z.int().min(0).max(MAX_TIME),
+    source: text,
+    description: text,
+    labels: z.record(text, text),
+    options: z.record(z.string(), z.custom<JsonValue>()),
+    base: z.strictObject({ bytes: byteCount, sha256 }),
+    grow: z.boolean(),
+    guest: z.strictObject({ kernelRelease: text, agentVersion: text }).nullable(),
+    files,
+  })
+  .refine((all) => (all.kind === 'memory') === (all.guest !== null))
+  .refine(
+    ({ kind, files: list }) =>
+      (kind === 'memory') === list.some(({ path: name }) => name === `${MACHINE_DIRECTORY}/state`),
+  );
+
+/** `undefined` for what is none, or of another version. */
+export function parseManifest(value: unknown): SnapshotManifest | undefined {
+  const parsed = manifest.safeParse(value);
+  return parsed.success ? parsed.data : undefined;
+}
+
+/** Where there is a manifest at all, but not of a version that is read here. */
+export function isOtherVersion(value: unknown): boolean {
+  if (typeof value !== 'object' || value === null || !('version' in value)) return false;
+  return typeof value.version === 'number' && value.version !== MANIFEST_VERSION;
+}
