@@ -24,6 +24,7 @@ export type {
   SandboxOptions,
   StartOptions,
 } from './config/sandbox.js';
+export type { ForkOptions, SaveOptions, SnapshotListOptions } from './config/snapshot.js';
 export {
   ConfigError,
   EmbervmError,
@@ -54,6 +55,7 @@ export type {
 } from './sandbox/files-types.js';
 export type { SandboxHandle } from './sandbox/handle.js';
 export { Sandbox } from './sandbox/sandbox.js';
+export { Snapshot } from './sandbox/snapshot.js';
 export type {
   BootReport,
   ExecEvent,

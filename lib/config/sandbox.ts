@@ -61,6 +61,12 @@ export type BootStage =
 export interface SandboxOptions {
   /** 1 to 128 bytes of letters, digits, `.`, `_`, `-`, the first a letter or digit; generated when absent. */
   name?: string | undefined;
+  /**
+   * Go on from the snapshot of this name: with its memory at once, where it has memory, else by a
+   * boot with its disk. What it was created with is inherited; what a machine cannot change is
+   * refused.
+   */
+  snapshot?: string | undefined;
   /** Virtual CPUs; default 1. */
   cpus?: number | undefined;
   /** Guest memory in MiB; default 512. */
@@ -149,6 +155,7 @@ export interface ResolvedListOptions {
 
 export interface ResolvedSandboxOptions {
   name?: string | undefined;
+  snapshot?: string | undefined;
   cpus: number;
   memoryMib: number;
   env: Record<string, string>;
@@ -192,7 +199,7 @@ const labelKey: z.ZodType<string> = z
     `a label key must not start with ${RESERVED_LABELS.join(' or ')}: these are reserved`,
   );
 
-const labels: z.ZodType<Record<string, string>> = z
+export const labels: z.ZodType<Record<string, string>> = z
   .record(
     labelKey,
     cleanText.refine(
@@ -277,7 +284,7 @@ const fields = z.strictObject({
   onProgress: progressCallback.optional().describe('told about each step of the boot'),
   signal: abortSignal.optional().describe('gives up the creation'),
   image: notBuilt('image', 'leave it out for the built-in base'),
-  snapshot: notBuilt('snapshot'),
+  snapshot: sandboxName.optional().describe('go on from a snapshot'),
   maxCpus: notBuilt('maxCpus', 'set cpus to the maximum'),
   maxMemoryMib: notBuilt('maxMemoryMib', 'set memoryMib to the maximum'),
   entrypoint: notBuilt('entrypoint'),

@@ -26,11 +26,13 @@ import { AGENT_PORT, type AgentClient } from '../rpc/agent-client.js';
 import { ExecChannel, type ExecStart } from '../rpc/exec-channel.js';
 import type { LogEntry } from '../state/logs/entry.js';
 import type { LogWriter } from '../state/logs/writer.js';
+import type { TemplateGuest } from '../state/templates/template-store.js';
 import { CommandExecution, type ExecHost } from './execution.js';
 import { SandboxFiles } from './files.js';
 import { Lifecycle, type LifecycleParts } from './lifecycle.js';
 import { type LogSourceOf, readLogs, streamLogs } from './logs.js';
 import { metricsStream, sampleMetrics } from './metrics.js';
+import { Saving } from './saving.js';
 import { withScripts } from './scripts.js';
 import { streamedTerminal, TERMINAL_ENV, TerminalHost } from './terminal-host.js';
 import type { BootReport, Execution, Metrics, SandboxStatus } from './types.js';
@@ -42,6 +44,12 @@ export interface SandboxParts extends Omit<LifecycleParts, 'limits'> {
   id: string;
   options: ResolvedSandboxOptions;
   bootReport: BootReport;
+  /** Of its writable layer. */
+  diskPath: string;
+}
+
+function guestOf({ guest }: BootReport): TemplateGuest {
+  return { kernelRelease: guest.kernelRelease, agentVersion: guest.agentVersion };
 }
 
 export class SandboxCore implements ExecHost {
@@ -50,6 +58,8 @@ export class SandboxCore implements ExecHost {
   readonly bootReport: BootReport;
   /** Who may use it, and when and why it ends. */
   readonly lifecycle: Lifecycle;
+  /** Copies of it. */
+  readonly saving: Saving;
   readonly files: SandboxFiles;
   readonly #logs: LogWriter | undefined;
   readonly #logSource: LogSourceOf;
@@ -70,6 +80,15 @@ export class SandboxCore implements ExecHost {
     this.#agent = parts.agent;
     this.#startedAtNs = parts.machine.stats().atNs;
     this.lifecycle = new Lifecycle({ ...parts, limits: parts.options });
+    this.saving = new Saving({
+      name: parts.name,
+      lifecycle: this.lifecycle,
+      machine: parts.machine,
+      diskPath: parts.diskPath,
+      guest: guestOf(parts.bootReport),
+      hasInit: parts.init !== undefined,
+      options: async () => (await parts.directory.records.config(parts.name))?.options ?? {},
+    });
     this.#logs = parts.logs;
     this.#logSource = {
       log: { id: parts.id, directory: join(parts.directory.path, 'logs') },

@@ -10,31 +10,75 @@ import {
   type SandboxOptions,
   storedOptions,
 } from '../config/sandbox.js';
-import { abortedError, EmbervmError } from '../errors.js';
+import { inheritOptions, refuseWithSnapshot } from '../config/snapshot.js';
+import { abortedError, ConfigError, EmbervmError } from '../errors.js';
 import { stateError } from '../state/home.js';
 import { LogWriter } from '../state/logs/writer.js';
 import { generateName } from '../state/names.js';
 import { observe } from '../state/observe.js';
 import { type ConfigRecord, creationTime, newConfig } from '../state/records.js';
 import { notFound, SandboxDir } from '../state/sandbox-dir.js';
+import { openSnapshot } from '../state/snapshots/store.js';
 import { StateWriter } from '../state/state-writer.js';
 import { Boot, type BootPlace } from './boot.js';
 import type { SandboxCore } from './core.js';
-import { notOwner, register, runningHere, unregister } from './registry.js';
+import { notOwner, register, runningHere, unregister, upperPath } from './registry.js';
 import { stopResult } from './stop-result.js';
 import { type BootAssets, findBootAssets } from './vm/boot-assets.js';
 import { BootClock } from './vm/boot-clock.js';
 import { coldFactory, diskFactory, templateFactory } from './vm/factories.js';
+import { type SavedSandbox, savedFactory } from './vm/saved-sandbox.js';
 import type { VmFactory } from './vm/vm-factory.js';
 
-const UPPER_FILE = 'upper.ext4';
 const LOGS = 'logs';
 
 /** Boots a new sandbox and waits until its root is set up. Leaves nothing when it fails. */
 export async function createSandbox(input: unknown): Promise<SandboxCore> {
   const clock = new BootClock();
   clock.begin('validate');
+  refuseWithSnapshot(input);
   const options = parseSandboxOptions(input);
+  const given = (input ?? {}) as SandboxOptions;
+  if (options.snapshot === undefined) return create(factoryOf(options), options, given, clock);
+  const opened = await openSnapshot(options.snapshot);
+  try {
+    return await createFrom({ what: 'snapshot', ...opened.manifest, ...opened }, given, clock);
+  } finally {
+    await opened.release();
+  }
+}
+
+/** A copy that runs, of a sandbox that runs or is paused. */
+export async function forkSandbox(origin: SandboxCore, input: unknown): Promise<SandboxCore> {
+  const clock = new BootClock();
+  clock.begin('validate');
+  const { signal, snapshot } = parseSandboxOptions(input);
+  if (snapshot !== undefined) throw snapshotOfFork();
+  if (signal?.aborted) throw abortedError(signal, 'forking a sandbox');
+  const { saved, release } = await origin.saving.forkPoint();
+  try {
+    return await createFrom(saved, (input ?? {}) as SandboxOptions, clock);
+  } finally {
+    await release();
+  }
+}
+
+function createFrom(
+  saved: SavedSandbox,
+  input: SandboxOptions,
+  clock: BootClock,
+): Promise<SandboxCore> {
+  const merged = inheritOptions(saved.kind, saved.options, input, saved.what);
+  return create(savedFactory(saved), parseSandboxOptions(merged), merged, clock);
+}
+
+/** `input` is what the options were parsed from. */
+async function create(
+  factory: VmFactory,
+  options: ResolvedSandboxOptions,
+  input: SandboxOptions,
+  clock: BootClock,
+): Promise<SandboxCore> {
   clock.onProgress = options.onProgress;
   if (options.signal?.aborted) throw abortedError(options.signal, 'creating a sandbox');
   const name = options.name ?? generateName();
@@ -54,19 +98,27 @@ export async function createSandbox(input: unknown): Promise<SandboxCore> {
       createdAt: creationTime(),
       ephemeral,
       labels: options.labels,
-      options: storedOptions(withAbsolutePaths((input ?? {}) as SandboxOptions)),
+      options: storedOptions(withAbsolutePaths(input)),
     });
     const state = new StateWriter(directory.records, name);
     // On disk long before the guest is ready, and nobody has to wait for it.
     recorded = record(directory, state, config);
     recorded.catch(() => {});
     const place = placeOf(config, directory, state, options);
-    return await boot(factoryOf(options), options, clock, assets, place, recorded);
+    return await boot(factory, options, clock, assets, place, recorded);
   } catch (error) {
     await recorded.catch(() => {});
     await directory.remove().catch(() => {});
     throw error;
   }
+}
+
+function snapshotOfFork(): ConfigError {
+  return new ConfigError(
+    'ERR_INVALID_CONFIG',
+    'invalid sandbox options: snapshot has no meaning with a fork: leave it out',
+    { context: { option: 'snapshot' } },
+  );
 }
 
 /** Boots a sandbox that has ended, with the disk that it had. */
@@ -91,7 +143,7 @@ export async function startSandbox(nameInput: unknown, input: unknown): Promise<
     const assets = await findBootAssets(options.kernel.path);
 
     const grow = previous?.firstReadyAt == null;
-    await requireDisk(join(directory.path, UPPER_FILE));
+    await requireDisk(upperPath(directory.path));
     state = new StateWriter(directory.records, name, previous);
     state.set('starting');
     const place = placeOf(config, directory, state, options);
@@ -122,7 +174,7 @@ function placeOf(
   options: ResolvedSandboxOptions,
 ): BootPlace {
   const { id, name } = config;
-  const diskPath = join(directory.path, UPPER_FILE);
+  const diskPath = upperPath(directory.path);
   return { id, name, directory, state, diskPath, logs: logsOf(directory, options) };
 }
 

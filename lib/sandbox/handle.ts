@@ -10,6 +10,7 @@ import {
   type SandboxOptions,
   type StartOptions,
 } from '../config/sandbox.js';
+import type { SaveOptions } from '../config/snapshot.js';
 import { ConfigError, SandboxError } from '../errors.js';
 import { abortable } from '../machine/wait.js';
 import type { LogEntry } from '../state/logs/entry.js';
@@ -21,6 +22,7 @@ import type { SandboxCore } from './core.js';
 import { type LogSourceOf, readLogs, streamLogs } from './logs.js';
 import { allRunningHere, notOwner, runningHere, sandboxPath } from './registry.js';
 import type { Sandbox } from './sandbox.js';
+import type { Snapshot } from './snapshot.js';
 import type { Metrics, SandboxStatus, StopResult } from './types.js';
 
 /** How often the end of a sandbox in another process is looked for. */
@@ -171,6 +173,19 @@ export class SandboxHandle {
 
   async resume(): Promise<void> {
     await (await this.#running('resume')).lifecycle.resume();
+  }
+
+  /** Saves it as `Sandbox.snapshot` where it runs here; of one that has ended, the disk. */
+  async snapshot(name: string, options?: SaveOptions): Promise<Snapshot> {
+    const { parseSaveOptions } = await import('../config/snapshot.js');
+    const { Snapshot } = await import('./snapshot.js');
+    const parsed = parseSaveOptions(name, options);
+    const core = await this.#here();
+    if (core !== undefined) return new Snapshot(await core.saving.snapshot(parsed));
+    await this.refresh();
+    if (!isOver(this.#status)) throw this.#elsewhere('take a snapshot of');
+    const { saveDisk } = await import('./disk-snapshot.js');
+    return new Snapshot(await saveDisk(this.name, parsed));
   }
 
   async metrics(options?: MetricsOptions): Promise<Metrics> {

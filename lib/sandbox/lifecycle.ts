@@ -148,6 +148,21 @@ export class Lifecycle {
     });
   }
 
+  /** Runs `look` while the CPUs stand still; afterwards it is what it was. */
+  async still<Value>(look: () => Promise<Value>): Promise<Value> {
+    if (this.#status !== 'paused') this.requireRunning();
+    return this.#inTurn(async () => {
+      if (this.#status === 'paused') return look();
+      this.requireRunning();
+      await this.#machine.pause();
+      try {
+        return await look();
+      } finally {
+        if (this.isUp) await this.#machine.resume();
+      }
+    });
+  }
+
   async stop(input: StopOptions | undefined): Promise<StopResult> {
     const options = parseStopOptions(input);
     await this.#stop('stop', options);
@@ -225,10 +240,13 @@ export class Lifecycle {
   }
 
   /** One pause or resume after the other. */
-  async #inTurn(run: () => Promise<void>): Promise<void> {
+  #inTurn<Value>(run: () => Promise<Value>): Promise<Value> {
     const turn = this.#pausing.then(run);
-    this.#pausing = turn.catch(() => {});
-    await turn;
+    this.#pausing = turn.then(
+      () => {},
+      () => {},
+    );
+    return turn;
   }
 
   #change(from: SandboxStatus, to: SandboxStatus): void {

@@ -13,6 +13,11 @@ export function sandboxPath(name: string): string {
   return join(homeDirectory(), 'sandboxes', name);
 }
 
+/** The writable disk of the sandbox in a directory. */
+export function upperPath(directory: string): string {
+  return join(directory, 'upper.ext4');
+}
+
 export function register(path: string, core: SandboxCore): void {
   running.set(path, core);
 }

@@ -6,12 +6,14 @@ import type { LogOptions, LogStreamOptions } from '../config/logs.js';
 import type { StopOptions } from '../config/machine.js';
 import type { MetricsOptions, MetricsStreamOptions } from '../config/metrics.js';
 import type { ListOptions, SandboxOptions, StartOptions } from '../config/sandbox.js';
+import type { ForkOptions, SaveOptions } from '../config/snapshot.js';
 import { ConfigError } from '../errors.js';
 import type { VsockListener } from '../machine/types.js';
 import type { LogEntry } from '../state/logs/entry.js';
 import type { SandboxCore } from './core.js';
 import type { SandboxFiles } from './files.js';
 import type { SandboxHandle } from './handle.js';
+import type { Snapshot } from './snapshot.js';
 import type { BootReport, Execution, Metrics, SandboxStatus, StopResult } from './types.js';
 
 /** What a creation takes, one after the other: in one go it would hold up the event loop. */
@@ -197,6 +199,25 @@ export class Sandbox implements AsyncDisposable {
 
   resume(): Promise<void> {
     return this.#core.lifecycle.resume();
+  }
+
+  /**
+   * Saves its memory and its disk under `name`, as they are at one instant, for which it stands
+   * still: `Sandbox.create({ snapshot: name })` goes on from there.
+   */
+  async snapshot(name: string, options?: SaveOptions): Promise<Snapshot> {
+    const { parseSaveOptions } = await import('../config/snapshot.js');
+    const { Snapshot } = await import('./snapshot.js');
+    return new Snapshot(await this.#core.saving.snapshot(parseSaveOptions(name, options)));
+  }
+
+  /**
+   * A copy that runs, in this process, also of one that is paused. Both go on from the same instant
+   * and share the memory that neither writes. Commands that run in the one are killed in the other.
+   */
+  async fork(options?: ForkOptions): Promise<Sandbox> {
+    const { forkSandbox } = await import('./create.js');
+    return new Sandbox(await forkSandbox(this.#core, options), true);
   }
 
   /** Ends the guest's processes and powers it off; kills it after `timeoutMs`. */

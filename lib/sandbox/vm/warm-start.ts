@@ -13,12 +13,19 @@ import type { VmRequest } from './vm-request.js';
 /** A guest that goes on needs a fraction of a second; a boot is better than to wait for long. */
 export const WARM_LIMIT_MS = 15_000;
 
-/** Its kernel has booted, and its root is set up: the disk is that of the template. */
-export async function startReady(request: VmRequest, template: Template): Promise<Vm> {
+/**
+ * Its kernel has booted, and its root is set up: the disk is that of the template, or of a snapshot,
+ * for which nothing else can stand in: `limitMs` is for templates.
+ */
+export async function startReady(
+  request: VmRequest,
+  template: Omit<Template, 'key'>,
+  limitMs: number = WARM_LIMIT_MS,
+): Promise<Vm> {
   const { clock, diskPath, durable } = request;
   clock.begin('disk');
   await copyDisk(template.disk, diskPath, { durable });
-  const { machine, agent } = await goOn(request, template);
+  const { machine, agent } = await goOn(request, template, limitMs);
   return { machine, agent, facts: olderFacts(template.guest), start: 'warm' };
 }
 
@@ -28,26 +35,29 @@ export async function startBooted(
   template: Template,
   upper: UpperDisk,
 ): Promise<Vm> {
-  const { machine, agent, watch } = await goOn(request, template);
+  const { machine, agent, watch } = await goOn(request, template, WARM_LIMIT_MS);
   await setUpRoot(request, watch, agent, upper);
   return { machine, agent, facts: olderFacts(template.guest), start: 'warm' };
 }
 
 async function goOn(
   request: VmRequest,
-  template: Template,
+  template: Omit<Template, 'key'>,
+  limitMs: number,
 ): Promise<{ machine: Machine; agent: AgentClient; watch: BootWatch }> {
   const { assets, clock, diskPath, hostname, signal } = request;
   clock.begin('restore');
   const machine = await Machine.restore(template.machine, {
     drives: [
-      { id: 'base', path: assets.base },
-      { id: 'upper', path: diskPath },
+      { id: 'base', path: assets.base, readOnly: true },
+      { id: 'upper', path: diskPath, readOnly: false },
     ],
+    // It may have been imported: no other file of this host is for its guest.
+    onlyTheseDrives: true,
     vsock: { cid: GUEST_CID },
     signal,
   });
-  const watch = request.attach(machine, WARM_LIMIT_MS);
+  const watch = request.attach(machine, limitMs);
   const dialled = acceptAgent(machine);
   await machine.resume();
   clock.begin('agent');

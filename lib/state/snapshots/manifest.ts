@@ -4,7 +4,7 @@ import type { JsonValue } from '../storage/storage.js';
 
 export const MANIFEST_VERSION = 1;
 /** Past it a manifest is refused unread. */
-export const MAX_MANIFEST_BYTES = 4 * 1024 * 1024;
+export const MAX_MANIFEST_BYTES: number = 4 * 1024 * 1024;
 export const DISK_FILE = 'upper.ext4';
 export const MACHINE_DIRECTORY = 'machine';
 

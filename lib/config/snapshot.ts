@@ -1,0 +1,186 @@
+/** Options of snapshots, and what a sandbox has from the one that it goes on from. */
+import { ConfigError } from '../errors.js';
+import { abortSignal, hostPath, sandboxName } from './common.js';
+import { parseConfig } from './parse.js';
+import {
+  labels,
+  parseSandboxOptions,
+  type ResolvedSandboxOptions,
+  type SandboxOptions,
+} from './sandbox.js';
+import * as z from './zod.js';
+
+const MAX_DESCRIPTION = 4096;
+
+export interface SaveOptions {
+  /** At most 4096 characters. */
+  description?: string | undefined;
+  /** For finding it: `Snapshot.list({ labels })`. */
+  labels?: Record<string, string> | undefined;
+  /** Take the place of a snapshot of this name; default false. It stays good until then. */
+  replace?: boolean | undefined;
+  /** Gives up; nothing has changed then. */
+  signal?: AbortSignal | undefined;
+}
+
+export interface ResolvedSaveOptions {
+  name: string;
+  description: string;
+  labels: Record<string, string>;
+  replace: boolean;
+  signal?: AbortSignal | undefined;
+}
+
+export interface ImportOptions {
+  /** Take the place of a snapshot of this name; default false. */
+  replace?: boolean | undefined;
+  signal?: AbortSignal | undefined;
+}
+
+export interface ResolvedImportOptions {
+  name: string;
+  path: string;
+  replace: boolean;
+  signal?: AbortSignal | undefined;
+}
+
+export interface SnapshotListOptions {
+  /** Only snapshots that have all of these. */
+  labels?: Record<string, string> | undefined;
+}
+
+/** What {@link Sandbox.fork} takes; the rest is as in the sandbox that is copied. */
+export type ForkOptions = Omit<
+  SandboxOptions,
+  | 'snapshot'
+  | 'cpus'
+  | 'memoryMib'
+  | 'rootDiskMib'
+  | 'kernel'
+  | 'securityProfile'
+  | 'init'
+  | 'warmStart'
+  | 'vmFactory'
+>;
+
+const save: z.ZodType<ResolvedSaveOptions> = z.strictObject({
+  name: sandboxName,
+  description: z.string().max(MAX_DESCRIPTION).default(''),
+  labels: labels.default({}),
+  replace: z.boolean().default(false),
+  signal: abortSignal.optional(),
+});
+
+const archive: z.ZodType<ResolvedImportOptions> = z.strictObject({
+  name: sandboxName,
+  path: hostPath,
+  replace: z.boolean().default(false),
+  signal: abortSignal.optional(),
+});
+
+const list: z.ZodType<{ labels: Record<string, string> }> = z.strictObject({
+  labels: labels.default({}).describe('all of them must match'),
+});
+
+export function parseSaveOptions(name: unknown, input: unknown): ResolvedSaveOptions {
+  return parseConfig(save, withFields(input, { name }), 'invalid snapshot options');
+}
+
+/** Of an export and an import. */
+export function parseArchiveOptions(
+  name: unknown,
+  path: unknown,
+  input: unknown,
+): ResolvedImportOptions {
+  return parseConfig(archive, withFields(input, { name, path }), 'invalid archive options');
+}
+
+export function parseSnapshotList(input: unknown): { labels: Record<string, string> } {
+  return parseConfig(list, input ?? {}, 'invalid list options');
+}
+
+export function parseSnapshotName(input: unknown): string {
+  return parseConfig(
+    z.strictObject({ name: sandboxName }),
+    { name: input },
+    'invalid snapshot name',
+  ).name;
+}
+
+function withFields(input: unknown, fields: object): unknown {
+  if (input === undefined) return fields;
+  return typeof input === 'object' && input !== null ? { ...input, ...fields } : input;
+}
+
+/** Decided when the machine was made; a boot can change all but the size of the disk. */
+const FIXED_BY_DISK = ['rootDiskMib'] as const;
+const FIXED_BY_MEMORY = [
+  ...FIXED_BY_DISK,
+  'cpus',
+  'memoryMib',
+  'kernel',
+  'securityProfile',
+  'init',
+] as const;
+/** What a copy has from its origin. The rest is about the one sandbox. */
+const INHERITED = [...FIXED_BY_MEMORY, 'env', 'workdir', 'user', 'shell', 'scripts'] as const;
+
+/** How a copy starts is decided by what it is a copy of. */
+const DECIDED = ['image', 'warmStart', 'vmFactory'] as const;
+
+/** Options that leave no choice to a snapshot are refused, whatever else they may be. */
+export function refuseWithSnapshot(input: unknown): void {
+  const given = (input ?? {}) as Record<string, unknown>;
+  if (typeof given !== 'object' || given.snapshot === undefined) return;
+  refuseDecided(given, 'snapshot');
+}
+
+/** The options of a sandbox that goes on from one with the options `origin`. */
+export function inheritOptions(
+  kind: 'memory' | 'disk',
+  origin: SandboxOptions,
+  input: SandboxOptions,
+  what: 'snapshot' | 'fork',
+): SandboxOptions {
+  refuseDecided(input as Record<string, unknown>, what);
+  const before = parseSandboxOptions(pick(origin, INHERITED));
+  const { snapshot: _snapshot, ...own } = input;
+  const asked = parseSandboxOptions(own);
+  for (const key of kind === 'memory' ? FIXED_BY_MEMORY : FIXED_BY_DISK) {
+    if (own[key] === undefined || same(before, asked, key)) continue;
+    throw new ConfigError(
+      'ERR_INVALID_CONFIG',
+      `invalid sandbox options: ${key} cannot be changed by a ${what}, only by a new sandbox`,
+      { context: { option: key } },
+    );
+  }
+  const given = Object.fromEntries(Object.entries(own).filter(([, value]) => value !== undefined));
+  const merged: SandboxOptions = { ...pick(origin, INHERITED), ...given };
+  if (origin.env !== undefined) merged.env = { ...origin.env, ...own.env };
+  if (origin.scripts !== undefined) merged.scripts = { ...origin.scripts, ...own.scripts };
+  return merged;
+}
+
+function refuseDecided(given: Record<string, unknown>, what: 'snapshot' | 'fork'): void {
+  const option = DECIDED.find((key) => given[key] !== undefined);
+  if (option === undefined) return;
+  throw new ConfigError(
+    'ERR_INVALID_CONFIG',
+    `invalid sandbox options: ${option} has no meaning with a ${what}: leave one of them out`,
+    { context: { option } },
+  );
+}
+
+function same(
+  a: ResolvedSandboxOptions,
+  b: ResolvedSandboxOptions,
+  key: (typeof FIXED_BY_MEMORY)[number],
+): boolean {
+  return JSON.stringify(a[key]) === JSON.stringify(b[key]);
+}
+
+function pick(from: SandboxOptions, keys: readonly (keyof SandboxOptions)[]): SandboxOptions {
+  return Object.fromEntries(
+    keys.flatMap((key) => (from[key] === undefined ? [] : [[key, from[key]]])),
+  );
+}

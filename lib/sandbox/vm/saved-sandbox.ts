@@ -1,0 +1,56 @@
+/** A sandbox at one moment, as files: what another one can go on from. */
+import type { SandboxOptions } from '../../config/sandbox.js';
+import { MachineError } from '../../errors.js';
+import { copyDisk } from '../../state/disk-copy.js';
+import { digestOf } from '../../state/snapshots/sparse-stream.js';
+import type { TemplateGuest } from '../../state/templates/template-store.js';
+import { coldStart } from './cold-start.js';
+import type { VmFactory } from './vm-factory.js';
+import { startReady } from './warm-start.js';
+
+export interface SavedSandbox {
+  what: 'snapshot' | 'fork';
+  kind: 'memory' | 'disk';
+  /** What the sandbox was created with. */
+  options: SandboxOptions;
+  /** For `Machine.restore`, where memory is saved. */
+  machine: string;
+  disk: string;
+  grow: boolean;
+  guest: TemplateGuest | null;
+  /** Of the base image; `undefined`: it is the one that there is. */
+  base?: { bytes: number; sha256: string } | undefined;
+}
+
+/** VMs that go on from there: with memory at once, else by a boot with the disk. */
+export function savedFactory({ machine, disk, grow, guest, base }: SavedSandbox): VmFactory {
+  return {
+    newVm: async (request) => {
+      if (base !== undefined) await requireBase(request.assets.base, base);
+      if (guest !== null) return startReady(request, { machine, disk, guest }, Number.POSITIVE_INFINITY);
+      return coldStart(request, {
+        disk: async ({ diskPath, durable }) => {
+          await copyDisk(disk, diskPath, { durable });
+          return { path: diskPath, grow };
+        },
+      });
+    },
+  };
+}
+
+export async function baseIdentity(path: string): Promise<{ bytes: number; sha256: string }> {
+  const { bytes, sha256 } = await digestOf(path);
+  return { bytes, sha256 };
+}
+
+/** Over another base image the writable layer is no file system that anybody knows. */
+async function requireBase(path: string, wanted: { bytes: number; sha256: string }): Promise<void> {
+  const { bytes, sha256 } = await baseIdentity(path);
+  if (bytes === wanted.bytes && sha256 === wanted.sha256) return;
+  throw new MachineError(
+    'ERR_SNAPSHOT_MISMATCH',
+    'the snapshot was taken with another base image than this package has. Use the version of ' +
+      'embervm that took it',
+    { context: { path, bytes, expectedBytes: wanted.bytes } },
+  );
+}
