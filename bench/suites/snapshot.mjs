@@ -1,7 +1,7 @@
 // What it costs to save a guest, and to go on from it: the monitor's own share of a restore, how
 // long a guest stands still, what its agent needs until it has dialled in again, and what that makes
 // of a create.
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Sandbox } from '../../dist/index.js';
@@ -17,6 +17,8 @@ const CREATES = 3;
 const CYCLES = 100;
 const WARM_UP_CYCLES = 5;
 const DISK_BYTES = 1024 * 1024;
+const FORKS = 10;
+const SETTLE_MS = 2000;
 const NS_PER_MS = 1e6;
 
 const metric = (name, values, unit) => {
@@ -118,6 +120,38 @@ async function timeCreates(home, note) {
   ];
 }
 
+/** What ten idle forks add to the memory of the process; pages that they share count once. */
+async function measureForks(note) {
+  note(`forking ${FORKS} sandboxes…`);
+  const origin = await Sandbox.create({ memoryMib: MEMORY_MIB });
+  const forks = [];
+  try {
+    await origin.exec('true');
+    // What the first of all loads is nobody's share.
+    await (await origin.fork()).close();
+    globalThis.gc?.();
+    const before = proportionalMib();
+    const startedAt = performance.now();
+    forks.push(...(await Promise.all(Array.from({ length: FORKS }, () => origin.fork()))));
+    const ms = performance.now() - startedAt;
+    await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
+    globalThis.gc?.();
+    const added = (proportionalMib() - before) / FORKS;
+    return [
+      { name: 'fork_unique_mib', value: round(added), unit: 'MiB' },
+      { name: 'fork_ms', value: round(ms / FORKS), unit: 'ms' },
+    ];
+  } finally {
+    await Promise.all(forks.map((fork) => fork.close()));
+    await origin.close();
+  }
+}
+
+function proportionalMib() {
+  const [, kib] = /^Pss: +([0-9]+) kB$/m.exec(readFileSync('/proc/self/smaps_rollup', 'utf8'));
+  return Number(kib) / 1024;
+}
+
 /** `null` on hosts that do not count. */
 function instructionMetric(name, results) {
   const counts = results.flatMap(({ instructions }) => instructions ?? []);
@@ -171,6 +205,7 @@ export async function measure(note) {
       metric('snapshot_full_pause_ms', full.pause, 'ms'),
       metric('snapshot_pause_ms', diff.pause, 'ms'),
       ...(await timeCreates(join(directory, 'home'), note)),
+      ...(await measureForks(note)),
     ];
   } finally {
     rmSync(directory, { recursive: true, force: true });

@@ -169,7 +169,6 @@ describe('names that are right', () => {
 describe('what is not built yet', () => {
   test.each([
     ['image', 'python:3.12'],
-    ['snapshot', 's'],
     ['maxCpus', 4],
     ['maxMemoryMib', 4096],
     ['entrypoint', []],
