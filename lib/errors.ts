@@ -49,7 +49,6 @@ export const errorTable = {
   ERR_SNAPSHOT_WRITE: 'MachineError',
   ERR_SNAPSHOT_BUSY: 'MachineError',
   ERR_SNAPSHOT_EXISTS: 'MachineError',
-  ERR_SNAPSHOT_ARCHIVE: 'MachineError',
   ERR_SNAPSHOT_INVALID: 'MachineError',
   ERR_SNAPSHOT_VERSION: 'MachineError',
   ERR_SNAPSHOT_HOST: 'MachineError',

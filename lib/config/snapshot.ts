@@ -1,6 +1,6 @@
 /** Options of snapshots, and what a sandbox has from the one that it goes on from. */
 import { ConfigError } from '../errors.js';
-import { abortSignal, hostPath, sandboxName } from './common.js';
+import { abortSignal, sandboxName } from './common.js';
 import { parseConfig } from './parse.js';
 import {
   labels,
@@ -27,19 +27,6 @@ export interface ResolvedSaveOptions {
   name: string;
   description: string;
   labels: Record<string, string>;
-  replace: boolean;
-  signal?: AbortSignal | undefined;
-}
-
-export interface ImportOptions {
-  /** Take the place of a snapshot of this name; default false. */
-  replace?: boolean | undefined;
-  signal?: AbortSignal | undefined;
-}
-
-export interface ResolvedImportOptions {
-  name: string;
-  path: string;
   replace: boolean;
   signal?: AbortSignal | undefined;
 }
@@ -71,28 +58,12 @@ const save: z.ZodType<ResolvedSaveOptions> = z.strictObject({
   signal: abortSignal.optional(),
 });
 
-const archive: z.ZodType<ResolvedImportOptions> = z.strictObject({
-  name: sandboxName,
-  path: hostPath,
-  replace: z.boolean().default(false),
-  signal: abortSignal.optional(),
-});
-
 const list: z.ZodType<{ labels: Record<string, string> }> = z.strictObject({
   labels: labels.default({}).describe('all of them must match'),
 });
 
 export function parseSaveOptions(name: unknown, input: unknown): ResolvedSaveOptions {
   return parseConfig(save, withFields(input, { name }), 'invalid snapshot options');
-}
-
-/** Of an export and an import. */
-export function parseArchiveOptions(
-  name: unknown,
-  path: unknown,
-  input: unknown,
-): ResolvedImportOptions {
-  return parseConfig(archive, withFields(input, { name, path }), 'invalid archive options');
 }
 
 export function parseSnapshotList(input: unknown): { labels: Record<string, string> } {

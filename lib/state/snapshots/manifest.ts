@@ -1,4 +1,4 @@
-/** What is on record of a snapshot, beside its files and at the head of its archive. */
+/** What is on record of a snapshot, beside its files. */
 import * as z from '../../config/zod.js';
 import type { JsonValue } from '../storage/storage.js';
 

@@ -57,57 +57,6 @@ export async function digestOf(path: string, signal?: AbortSignal): Promise<Spar
   }
 }
 
-/** What is wrong with a stream that somebody made. */
-export class SparseStreamError extends Error {}
-
-/**
- * Writes a stream into `file`, which is empty, and makes it `bytes` long. Takes only what
- * `encodeSparse` makes: blocks in order, in their places, none of them zero.
- */
-export async function decodeSparse(
-  source: AsyncIterable<Uint8Array>,
-  file: FileHandle,
-  bytes: number,
-): Promise<SparseDigest> {
-  const hash = createHash('sha256');
-  const record = Buffer.allocUnsafe(OFFSET_BYTES + BLOCK_BYTES);
-  let filled = 0;
-  let next = 0;
-  let storedBytes = 0;
-  await file.truncate(bytes);
-  for await (const chunk of source) {
-    hash.update(chunk);
-    storedBytes += chunk.length;
-    let taken = 0;
-    while (taken < chunk.length) {
-      const wanted = filled < OFFSET_BYTES ? OFFSET_BYTES : recordBytes(record, next, bytes);
-      const count = Math.min(wanted - filled, chunk.length - taken);
-      record.set(chunk.subarray(taken, taken + count), filled);
-      filled += count;
-      taken += count;
-      if (filled === OFFSET_BYTES) recordBytes(record, next, bytes);
-      if (filled <= OFFSET_BYTES || filled < recordBytes(record, next, bytes)) continue;
-      const block = record.subarray(OFFSET_BYTES, filled);
-      if (isZero(block)) throw new SparseStreamError('a block is zero');
-      const offset = Number(record.readBigUInt64LE());
-      await writeAll(file, block, offset);
-      next = offset + BLOCK_BYTES;
-      filled = 0;
-    }
-  }
-  if (filled > 0) throw new SparseStreamError('it ends within a block');
-  return { bytes, storedBytes, sha256: hash.digest('hex') };
-}
-
-/** Of the record whose offset is known, which must not be before `next`. */
-function recordBytes(record: Buffer, next: number, bytes: number): number {
-  const offset = Number(record.readBigUInt64LE());
-  if (offset % BLOCK_BYTES !== 0 || offset < next || offset >= bytes) {
-    throw new SparseStreamError('a block is not in its place');
-  }
-  return OFFSET_BYTES + Math.min(BLOCK_BYTES, bytes - offset);
-}
-
 function isZero(block: Buffer): boolean {
   return block.equals(ZEROS.subarray(0, block.length));
 }
@@ -116,16 +65,8 @@ async function readAll(file: FileHandle, into: Buffer, position: number): Promis
   let done = 0;
   while (done < into.length) {
     const { bytesRead } = await file.read(into, done, into.length - done, position + done);
-    if (bytesRead === 0) throw new SparseStreamError('it became shorter while it was read');
+    if (bytesRead === 0) throw new Error('it became shorter while it was read');
     done += bytesRead;
-  }
-}
-
-async function writeAll(file: FileHandle, data: Buffer, position: number): Promise<void> {
-  let done = 0;
-  while (done < data.length) {
-    const { bytesWritten } = await file.write(data, done, data.length - done, position + done);
-    done += bytesWritten;
   }
 }
 

@@ -181,7 +181,7 @@ function parseJson(text: string): { generation?: unknown; manifest?: unknown } {
   }
 }
 
-export function otherVersion(name: string): MachineError {
+function otherVersion(name: string): MachineError {
   return new MachineError(
     'ERR_SNAPSHOT_VERSION',
     `the snapshot "${name}" has another version than this package reads (${MANIFEST_VERSION}). ` +
