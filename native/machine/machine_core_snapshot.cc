@@ -166,10 +166,11 @@ Result<> MachineCore::Configure(const Snapshot& snapshot, const RestoreConfig& r
     drive->path = change.path;
   }
   // All of the given ones are there: as many means no others, whatever ids repeat.
-  if (restore.only_these_drives && config_.drives.size() != restore.drives.size()) {
+  const std::size_t drives = config_.drives.size() + config_.plugged.size();
+  if (restore.only_these_drives && drives != restore.drives.size()) {
     return std::unexpected(
         Error("ERR_SNAPSHOT_MISMATCH", "the snapshot's machine has other drives than expected")
-            .With("drives", static_cast<std::int64_t>(config_.drives.size())));
+            .With("drives", static_cast<std::int64_t>(drives)));
   }
   if (restore.vsock_cid.has_value()) {
     if (!config_.vsock_cid.has_value()) {

@@ -27,7 +27,8 @@ export function savedFactory({ machine, disk, grow, guest, base }: SavedSandbox)
   return {
     newVm: async (request) => {
       if (base !== undefined) await requireBase(request.assets.base, base);
-      if (guest !== null) return startReady(request, { machine, disk, guest }, Number.POSITIVE_INFINITY);
+      if (guest !== null)
+        return startReady(request, { machine, disk, guest }, Number.POSITIVE_INFINITY);
       return coldStart(request, {
         disk: async ({ diskPath, durable }) => {
           await copyDisk(disk, diskPath, { durable });
