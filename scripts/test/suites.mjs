@@ -4,6 +4,7 @@ import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { ccacheForCMake } from '../lib/ccache.mjs';
+import { pool } from '../lib/pool.mjs';
 import { root } from '../lib/root.mjs';
 import { runLogged } from '../lib/run.mjs';
 import { doctestFailures, fuzzFailure, vitestFailures } from './failures.mjs';
@@ -94,8 +95,12 @@ async function fuzz() {
   const folder = await buildPreset('asan-ubsan');
   const programs = readdirSync(folder).filter((name) => name.endsWith('_fuzz'));
   const agent = [join(root, 'native/agent/fuzz/run'), String(FUZZ_SECONDS)];
-  const results = [await fuzzWith('agent', agent)];
-  for (const name of programs) results.push(await fuzzTarget(join(folder, name)));
+  // As many at once as there are CPUs: each has one thread, and its time is what it is given.
+  const targets = [
+    () => fuzzWith('agent', agent),
+    ...programs.map((name) => () => fuzzTarget(join(folder, name))),
+  ];
+  const results = await pool(targets, (run) => run());
   const sum = (key) => results.reduce((total, result) => total + result[key], 0);
   const failures = results.flatMap((result) => result.failures);
   return { passed: sum('passed'), failed: sum('failed'), failures };
