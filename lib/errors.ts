@@ -91,6 +91,17 @@ export const errorTable = {
   ERR_IMAGE_LIMIT: 'ImageError',
   ERR_IMAGE_READ: 'ImageError',
   ERR_IMAGE_WRITE: 'ImageError',
+  ERR_IMAGE_NOT_FOUND: 'ImageError',
+  ERR_IMAGE_DIGEST: 'ImageError',
+  ERR_IMAGE_SIZE: 'ImageError',
+  ERR_IMAGE_REFERENCE: 'ImageError',
+  ERR_IMAGE_AUTH: 'ImageError',
+  ERR_IMAGE_MEDIA_TYPE: 'ImageError',
+  ERR_IMAGE_PLATFORM: 'ImageError',
+  ERR_REGISTRY_UNAVAILABLE: 'ImageError',
+  ERR_REGISTRY_RATE_LIMIT: 'ImageError',
+  ERR_REGISTRY_PROTOCOL: 'ImageError',
+  ERR_REGISTRY_CREDENTIALS: 'ImageError',
 
   ERR_RPC_CANCELLED: 'RpcError',
   ERR_RPC_UNKNOWN: 'RpcError',
@@ -258,7 +269,7 @@ export class FileError extends EmbervmError {
   }
 }
 
-/** An image could not be made of its layers. */
+/** An image could not be found, fetched or made of its layers. */
 export class ImageError extends EmbervmError {
   declare readonly code: CodeOf<'ImageError'>;
 }
