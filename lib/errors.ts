@@ -8,6 +8,7 @@ export const errorTable = {
   ERR_INVALID_CONFIG: 'ConfigError',
   ERR_UNSUPPORTED: 'ConfigError',
   ERR_COMMAND_LINE_TOO_LONG: 'ConfigError',
+  ERR_NO_DEFAULT_COMMAND: 'ConfigError',
 
   ERR_NATIVE_MISSING: 'HostError',
   ERR_ASSET_MISSING: 'HostError',
@@ -92,6 +93,7 @@ export const errorTable = {
   ERR_IMAGE_READ: 'ImageError',
   ERR_IMAGE_WRITE: 'ImageError',
   ERR_IMAGE_NOT_FOUND: 'ImageError',
+  ERR_IMAGE_IN_USE: 'ImageError',
   ERR_IMAGE_DIGEST: 'ImageError',
   ERR_IMAGE_SIZE: 'ImageError',
   ERR_IMAGE_REFERENCE: 'ImageError',

@@ -13,6 +13,14 @@ export type {
   WriteFileOptions,
   WriteStreamOptions,
 } from './config/files.js';
+export type {
+  ImageOption,
+  ImageProgressEvent,
+  PruneOptions,
+  PullOptions,
+  PullPolicy,
+  RegistryAuth,
+} from './config/image.js';
 export type { LogLevel, LogOptions, LogSource, LogStreamOptions } from './config/logs.js';
 export type { StopOptions } from './config/machine.js';
 export type { MetricsOptions, MetricsStreamOptions } from './config/metrics.js';
@@ -22,6 +30,7 @@ export type {
   ListOptions,
   ProgressEvent,
   SandboxOptions,
+  StageEvent,
   StartOptions,
 } from './config/sandbox.js';
 export type { ForkOptions, SaveOptions, SnapshotListOptions } from './config/snapshot.js';
@@ -39,6 +48,9 @@ export {
   RpcError,
   SandboxError,
 } from './errors.js';
+export { Image, type ImageLayerInfo } from './image/image.js';
+export type { ImageConfig } from './image/store/image-config.js';
+export type { Removed } from './image/store/removal.js';
 export type { VsockListener } from './machine/types.js';
 export { type HostReport, isInstalled, probeHost, runtimeVersion } from './native/host.js';
 export { sdkVersion } from './native/version.js';
@@ -63,6 +75,7 @@ export type {
   Execution,
   GuestMemory,
   Metrics,
+  SandboxImage,
   SandboxStatus,
   StopReason,
   StopResult,

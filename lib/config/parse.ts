@@ -14,7 +14,7 @@ interface NotBuiltParams {
 }
 
 /** Options whose values may be secrets: only their type is ever shown. */
-const SECRET_ROOTS = new Set<PropertyKey>(['env', 'stdin', 'registryAuth']);
+const SECRET_ROOTS = new Set<PropertyKey>(['env', 'stdin', 'registryAuth', 'auth']);
 const MAX_SHOWN = 80;
 
 /** Parses `input`, or throws a `ConfigError` about the first problem of each option. */

@@ -14,6 +14,15 @@ import {
   timeoutMs,
 } from './common.js';
 import { memoryMib, vcpuCount } from './host-limits.js';
+import {
+  type ImageOption,
+  type ImageProgressEvent,
+  imageOption,
+  type PullPolicy,
+  pullPolicy,
+  type RegistryAuth,
+  registryAuth,
+} from './image.js';
 import { type InitOption, init, type ResolvedInit } from './init.js';
 import { type LogLevel, logLevel } from './logs.js';
 import { kernelArgument } from './machine.js';
@@ -23,7 +32,7 @@ import * as z from './zod.js';
 type JsonValue = string | number | boolean | null | JsonValue[] | { [key: string]: JsonValue };
 
 const MAX_HOSTNAME = 64;
-const MAX_LABELS = 64;
+export const MAX_LABELS = 64;
 const MAX_LABEL_KEY = 128;
 const MAX_LABEL_VALUE = 1024;
 const DEFAULT_PAGE = 20;
@@ -33,8 +42,10 @@ const DEFAULT_REPLACE_MS = 10_000;
 const MAX_ROOT_DISK_MIB = 256 * 1024;
 const MIN_ROOT_DISK_MIB = 64;
 
-/** A step of the boot, told to `onProgress` when it begins and when it ends. */
-export interface ProgressEvent {
+/** A step of the boot, told when it begins and when it ends, and how far the pull of an image is. */
+export type ProgressEvent = StageEvent | ImageProgressEvent;
+
+export interface StageEvent {
   type: 'stage';
   stage: BootStage;
   status: 'begin' | 'end';
@@ -45,6 +56,8 @@ export interface ProgressEvent {
 /** The steps of a boot; `init` where there is one. */
 export type BootStage =
   | 'validate'
+  /** Of a sandbox that has one: it is looked up, or pulled. */
+  | 'image'
   | 'assets'
   | 'disk'
   /** A cold start. */
@@ -61,6 +74,21 @@ export type BootStage =
 export interface SandboxOptions {
   /** 1 to 128 bytes of letters, digits, `.`, `_`, `-`, the first a letter or digit; generated when absent. */
   name?: string | undefined;
+  /**
+   * What its root is made of: the name of an image in a registry, or
+   * `{ archive | layout | rootfs | disk: path }`; the built-in base when absent. Environment,
+   * user, working directory and labels of the image are those of the sandbox, unless given.
+   */
+  image?: ImageOption | undefined;
+  /**
+   * `if-missing` (the default): pull what is not there. `always`: ask the registry first. `never`:
+   * `ERR_IMAGE_NOT_FOUND` for what is not there.
+   */
+  pullPolicy?: PullPolicy | undefined;
+  /** Instead of what the configuration of Docker says. Not put on record. */
+  registryAuth?: RegistryAuth | undefined;
+  /** Instead of the entrypoint of the image, for `execDefault()`; its command has no meaning then. */
+  entrypoint?: string[] | undefined;
   /**
    * Go on from the snapshot of this name: with its memory at once, where it has memory, else by a
    * boot with its disk. What it was created with is inherited; what a machine cannot change is
@@ -155,6 +183,10 @@ export interface ResolvedListOptions {
 
 export interface ResolvedSandboxOptions {
   name?: string | undefined;
+  image?: ImageOption | undefined;
+  pullPolicy: PullPolicy;
+  registryAuth?: RegistryAuth | undefined;
+  entrypoint?: string[] | undefined;
   snapshot?: string | undefined;
   cpus: number;
   memoryMib: number;
@@ -199,14 +231,18 @@ const labelKey: z.ZodType<string> = z
     `a label key must not start with ${RESERVED_LABELS.join(' or ')}: these are reserved`,
   );
 
+const labelValue: z.ZodType<string> = cleanText.refine(
+  (value) => encoder.encode(value).length <= MAX_LABEL_VALUE,
+  `a label has at most ${MAX_LABEL_VALUE} bytes`,
+);
+
+/** Whether a sandbox may have a label of an image. */
+export function isSandboxLabel(key: string, value: string): boolean {
+  return labelKey.safeParse(key).success && labelValue.safeParse(value).success;
+}
+
 export const labels: z.ZodType<Record<string, string>> = z
-  .record(
-    labelKey,
-    cleanText.refine(
-      (value) => encoder.encode(value).length <= MAX_LABEL_VALUE,
-      `a label has at most ${MAX_LABEL_VALUE} bytes`,
-    ),
-  )
+  .record(labelKey, labelValue)
   .refine(
     (all) => Object.keys(all).length <= MAX_LABELS,
     `a sandbox has at most ${MAX_LABELS} labels`,
@@ -283,11 +319,11 @@ const fields = z.strictObject({
   idleTimeoutMs: limitMs.optional().describe('longest time without a process in ms'),
   onProgress: progressCallback.optional().describe('told about each step of the boot'),
   signal: abortSignal.optional().describe('gives up the creation'),
-  image: notBuilt('image', 'leave it out for the built-in base'),
+  image: imageOption.optional().describe('what the root is made of'),
   snapshot: sandboxName.optional().describe('go on from a snapshot'),
   maxCpus: notBuilt('maxCpus', 'set cpus to the maximum'),
   maxMemoryMib: notBuilt('maxMemoryMib', 'set memoryMib to the maximum'),
-  entrypoint: notBuilt('entrypoint'),
+  entrypoint: z.array(cleanText).optional().describe('instead of that of the image'),
   init: init.optional().describe('PID 1 of the workload'),
   scripts: z
     .record(scriptName, cleanText)
@@ -297,8 +333,8 @@ const fields = z.strictObject({
   mounts: notBuilt('mounts'),
   logLevel: logLevel.default('info').describe('what is logged about the sandbox'),
   quietLogs: z.boolean().default(false).describe('log nothing'),
-  pullPolicy: notBuilt('pullPolicy'),
-  registryAuth: notBuilt('registryAuth'),
+  pullPolicy: pullPolicy.default('if-missing').describe('when an image is pulled'),
+  registryAuth: registryAuth.optional().describe('who pulls'),
 });
 
 export const sandboxOptionsSchema: z.ZodType<ResolvedSandboxOptions> = fields
@@ -330,7 +366,7 @@ const list: z.ZodType<ResolvedListOptions> = z.strictObject({
 /** What a sandbox was created with, as it is put on record. */
 export function storedOptions(input: SandboxOptions): { [key: string]: JsonValue } {
   const { onProgress: _onProgress, signal: _signal, replace: _replace, ...rest } = input;
-  const { vmFactory: _vmFactory, ...stored } = rest;
+  const { vmFactory: _vmFactory, registryAuth: _secret, pullPolicy: _policy, ...stored } = rest;
   return JSON.parse(JSON.stringify(stored));
 }
 

@@ -40,6 +40,9 @@ export interface SnapshotListOptions {
 export type ForkOptions = Omit<
   SandboxOptions,
   | 'snapshot'
+  | 'image'
+  | 'pullPolicy'
+  | 'registryAuth'
   | 'cpus'
   | 'memoryMib'
   | 'rootDiskMib'
@@ -94,10 +97,19 @@ const FIXED_BY_MEMORY = [
   'init',
 ] as const;
 /** What a copy has from its origin. The rest is about the one sandbox. */
-const INHERITED = [...FIXED_BY_MEMORY, 'env', 'workdir', 'user', 'shell', 'scripts'] as const;
+const INHERITED = [
+  ...FIXED_BY_MEMORY,
+  'image',
+  'entrypoint',
+  'env',
+  'workdir',
+  'user',
+  'shell',
+  'scripts',
+] as const;
 
 /** How a copy starts is decided by what it is a copy of. */
-const DECIDED = ['image', 'warmStart', 'vmFactory'] as const;
+const DECIDED = ['image', 'pullPolicy', 'registryAuth', 'warmStart', 'vmFactory'] as const;
 
 /** Options that leave no choice to a snapshot are refused, whatever else they may be. */
 export function refuseWithSnapshot(input: unknown): void {

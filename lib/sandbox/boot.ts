@@ -2,6 +2,7 @@
 import type { ResolvedSandboxOptions } from '../config/sandbox.js';
 import { ConfigError, ExecError } from '../errors.js';
 import { AGENT_PORT } from '../rpc/agent-client.js';
+import type { ImagePin } from '../state/image-pin.js';
 import type { LogWriter } from '../state/logs/writer.js';
 import { hostnameFor } from '../state/names.js';
 import type { SandboxDir } from '../state/sandbox-dir.js';
@@ -27,6 +28,8 @@ export interface BootPlace {
   state: StateWriter;
   /** Of its writable layer. */
   diskPath: string;
+  /** `undefined`: it has none. */
+  image: ImagePin | undefined;
   /** `undefined`: nothing is logged. */
   logs: LogWriter | undefined;
 }
@@ -83,6 +86,7 @@ export class Boot {
     this.#request.detach();
     return new SandboxCore({
       ...this.#place,
+      assets: this.#request.assets,
       options: this.#options,
       machine,
       agent,

@@ -19,11 +19,12 @@ import {
   type ResolvedMetricsOptions,
 } from '../config/metrics.js';
 import type { ResolvedSandboxOptions } from '../config/sandbox.js';
-import { MachineError, RpcError } from '../errors.js';
+import { ConfigError, MachineError, RpcError } from '../errors.js';
 import type { Machine } from '../machine/machine.js';
 import type { VsockListener } from '../machine/types.js';
 import { AGENT_PORT, type AgentClient } from '../rpc/agent-client.js';
 import { ExecChannel, type ExecStart } from '../rpc/exec-channel.js';
+import type { ImagePin } from '../state/image-pin.js';
 import type { LogEntry } from '../state/logs/entry.js';
 import type { LogWriter } from '../state/logs/writer.js';
 import type { TemplateGuest } from '../state/templates/template-store.js';
@@ -36,6 +37,7 @@ import { Saving } from './saving.js';
 import { withScripts } from './scripts.js';
 import { streamedTerminal, TERMINAL_ENV, TerminalHost } from './terminal-host.js';
 import type { BootReport, Execution, Metrics, SandboxStatus } from './types.js';
+import type { BootAssets } from './vm/boot-assets.js';
 
 const MIB = 1024 * 1024;
 const SIGNAL_TIMEOUT_MS = 10_000;
@@ -46,6 +48,9 @@ export interface SandboxParts extends Omit<LifecycleParts, 'limits'> {
   bootReport: BootReport;
   /** Of its writable layer. */
   diskPath: string;
+  /** What the machine was made of. */
+  assets: BootAssets;
+  image: ImagePin | undefined;
 }
 
 function guestOf({ guest }: BootReport): TemplateGuest {
@@ -56,6 +61,7 @@ export class SandboxCore implements ExecHost {
   readonly id: string;
   readonly name: string;
   readonly bootReport: BootReport;
+  readonly image: ImagePin | undefined;
   /** Who may use it, and when and why it ends. */
   readonly lifecycle: Lifecycle;
   /** Copies of it. */
@@ -75,6 +81,7 @@ export class SandboxCore implements ExecHost {
     this.id = parts.id;
     this.name = parts.name;
     this.bootReport = parts.bootReport;
+    this.image = parts.image;
     this.#options = parts.options;
     this.#machine = parts.machine;
     this.#agent = parts.agent;
@@ -87,6 +94,8 @@ export class SandboxCore implements ExecHost {
       diskPath: parts.diskPath,
       guest: guestOf(parts.bootReport),
       hasInit: parts.init !== undefined,
+      base: parts.assets.base,
+      image: parts.image,
       options: async () => (await parts.directory.records.config(parts.name))?.options ?? {},
     });
     this.#logs = parts.logs;
@@ -156,6 +165,24 @@ export class SandboxCore implements ExecHost {
     input: ExecOptions | undefined,
   ): Execution<Out> {
     return this.exec(this.#options.shell, ['-c', script], input);
+  }
+
+  /** What the image is for, with other arguments where there are any. */
+  execDefault<Out extends string | Uint8Array>(
+    args: readonly string[] | undefined,
+    input: ExecOptions | undefined,
+  ): Execution<Out> {
+    const { entrypoint } = this.#options;
+    const image = this.image?.config;
+    const command = args ?? (entrypoint === undefined ? image?.cmd : undefined) ?? [];
+    const [file, ...rest] = [...(entrypoint ?? image?.entrypoint ?? []), ...command];
+    if (file !== undefined) return this.exec(file, rest, input);
+    throw new ConfigError(
+      'ERR_NO_DEFAULT_COMMAND',
+      `the sandbox "${this.name}" has no default command: its image has neither an entrypoint nor a ` +
+        'command. Use exec(), or create it with an entrypoint',
+      { context: { name: this.name } },
+    );
   }
 
   nextExecId(): bigint {

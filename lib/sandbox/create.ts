@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import { stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
+import { withAbsolutePath } from '../config/image.js';
 import {
   parseSandboxName,
   parseSandboxOptions,
@@ -13,6 +14,7 @@ import {
 import { inheritOptions, refuseWithSnapshot } from '../config/snapshot.js';
 import { abortedError, ConfigError, EmbervmError } from '../errors.js';
 import { stateError } from '../state/home.js';
+import { syncPin } from '../state/image-pin.js';
 import { LogWriter } from '../state/logs/writer.js';
 import { generateName } from '../state/names.js';
 import { observe } from '../state/observe.js';
@@ -23,8 +25,16 @@ import { StateWriter } from '../state/state-writer.js';
 import { Boot, type BootPlace } from './boot.js';
 import type { SandboxCore } from './core.js';
 import { notOwner, register, runningHere, unregister, upperPath } from './registry.js';
+import {
+  pinRoot,
+  rootAgain,
+  rootIn,
+  rootOf,
+  type SandboxRoot,
+  withImageConfig,
+} from './sandbox-image.js';
 import { stopResult } from './stop-result.js';
-import { type BootAssets, findBootAssets } from './vm/boot-assets.js';
+import { type BootAssets, findBootAssets, withBase } from './vm/boot-assets.js';
 import { BootClock } from './vm/boot-clock.js';
 import { coldFactory, diskFactory, templateFactory } from './vm/factories.js';
 import { type SavedSandbox, savedFactory } from './vm/saved-sandbox.js';
@@ -39,13 +49,28 @@ export async function createSandbox(input: unknown): Promise<SandboxCore> {
   refuseWithSnapshot(input);
   const options = parseSandboxOptions(input);
   const given = (input ?? {}) as SandboxOptions;
-  if (options.snapshot === undefined) return create(factoryOf(options), options, given, clock);
+  if (options.snapshot === undefined) return createNew(options, given, clock);
   const opened = await openSnapshot(options.snapshot);
   try {
     return await createFrom({ what: 'snapshot', ...opened.manifest, ...opened }, given, clock);
   } finally {
     await opened.release();
   }
+}
+
+async function createNew(
+  options: ResolvedSandboxOptions,
+  input: SandboxOptions,
+  clock: BootClock,
+): Promise<SandboxCore> {
+  if (options.image === undefined) return create(factoryOf(options), options, input, clock);
+  clock.onProgress = options.onProgress;
+  clock.begin('image');
+  const find = (): Promise<SandboxRoot | undefined> =>
+    rootOf(options, (event) => clock.onProgress?.(event));
+  const root = await find();
+  const merged = withImageConfig(input, root?.config);
+  return create(factoryOf(options), parseSandboxOptions(merged), merged, clock, { root, find });
 }
 
 /** A copy that runs, of a sandbox that runs or is paused. */
@@ -63,13 +88,22 @@ export async function forkSandbox(origin: SandboxCore, input: unknown): Promise<
   }
 }
 
-function createFrom(
+async function createFrom(
   saved: SavedSandbox,
   input: SandboxOptions,
   clock: BootClock,
 ): Promise<SandboxCore> {
   const merged = inheritOptions(saved.kind, saved.options, input, saved.what);
-  return create(savedFactory(saved), parseSandboxOptions(merged), merged, clock);
+  const options = parseSandboxOptions(merged);
+  const find = (): Promise<SandboxRoot | undefined> => rootAgain(saved.image, options.image);
+  const root = await find();
+  return create(savedFactory(saved), options, merged, clock, { root, find });
+}
+
+/** A root, and how it is found again where somebody removes it before the sandbox holds it. */
+interface ChosenRoot {
+  root: SandboxRoot | undefined;
+  find: () => Promise<SandboxRoot | undefined>;
 }
 
 /** `input` is what the options were parsed from. */
@@ -78,19 +112,22 @@ async function create(
   options: ResolvedSandboxOptions,
   input: SandboxOptions,
   clock: BootClock,
+  chosen?: ChosenRoot,
 ): Promise<SandboxCore> {
   clock.onProgress = options.onProgress;
   if (options.signal?.aborted) throw abortedError(options.signal, 'creating a sandbox');
   const name = options.name ?? generateName();
 
   clock.begin('assets');
-  const assets = await findBootAssets(options.kernel.path);
+  const found = await findBootAssets(options.kernel.path, chosen?.root?.base);
 
   clock.begin('disk');
   if (options.replaceMs !== undefined) await makeWay(name, options.replaceMs);
   const directory = await SandboxDir.claim(name);
   let recorded = Promise.resolve();
   try {
+    const root = chosen && (await pinRoot(directory.path, chosen.root, chosen.find));
+    const assets = root === undefined ? found : withBase(found, root.base);
     const { ephemeral } = options;
     const config = newConfig({
       id: randomUUID(),
@@ -104,7 +141,7 @@ async function create(
     // On disk long before the guest is ready, and nobody has to wait for it.
     recorded = record(directory, state, config);
     recorded.catch(() => {});
-    const place = placeOf(config, directory, state, options);
+    const place = placeOf(config, directory, state, options, root);
     return await boot(factory, options, clock, assets, place, recorded);
   } catch (error) {
     await recorded.catch(() => {});
@@ -140,13 +177,14 @@ export async function startSandbox(nameInput: unknown, input: unknown): Promise<
     clock.onProgress = options.onProgress;
 
     clock.begin('assets');
-    const assets = await findBootAssets(options.kernel.path);
+    const root = await rootIn(directory.path, options.image);
+    const assets = await findBootAssets(options.kernel.path, root?.base);
 
     const grow = previous?.firstReadyAt == null;
     await requireDisk(upperPath(directory.path));
     state = new StateWriter(directory.records, name, previous);
     state.set('starting');
-    const place = placeOf(config, directory, state, options);
+    const place = placeOf(config, directory, state, options, root);
     return await boot(
       diskFactory({ grow }, options.warmStart ?? 'auto'),
       options,
@@ -172,10 +210,12 @@ function placeOf(
   directory: SandboxDir,
   state: StateWriter,
   options: ResolvedSandboxOptions,
+  root: SandboxRoot | undefined,
 ): BootPlace {
   const { id, name } = config;
   const diskPath = upperPath(directory.path);
-  return { id, name, directory, state, diskPath, logs: logsOf(directory, options) };
+  const image = root?.pin;
+  return { id, name, directory, state, diskPath, image, logs: logsOf(directory, options) };
 }
 
 async function boot(
@@ -215,7 +255,9 @@ async function record(
   state.set('starting');
   await state.flush();
   await directory.records.saveConfig(config);
-  if (!config.ephemeral) await directory.keep();
+  if (config.ephemeral) return;
+  await syncPin(directory.path);
+  await directory.keep();
 }
 
 /** What is left of a start that failed. */
@@ -263,7 +305,10 @@ async function requireDisk(path: string): Promise<void> {
 
 /** The process that starts it again may have another working directory. */
 function withAbsolutePaths(options: SandboxOptions): SandboxOptions {
-  const path = options.kernel?.path;
-  if (path === undefined) return options;
-  return { ...options, kernel: { ...options.kernel, path: resolve(path) } };
+  const { kernel, image } = options;
+  return {
+    ...options,
+    ...(kernel?.path === undefined ? {} : { kernel: { ...kernel, path: resolve(kernel.path) } }),
+    ...(image === undefined ? {} : { image: withAbsolutePath(image) }),
+  };
 }

@@ -1,11 +1,14 @@
 /** A snapshot of a sandbox that has ended: its disk. */
+import type { SandboxOptions } from '../config/sandbox.js';
 import type { ResolvedSaveOptions } from '../config/snapshot.js';
 import { abortedError } from '../errors.js';
 import { copyDisk } from '../state/disk-copy.js';
+import { readPin } from '../state/image-pin.js';
 import { notFound, SandboxDir } from '../state/sandbox-dir.js';
 import { SnapshotDraft } from '../state/snapshots/draft.js';
 import { readSnapshot, type StoredSnapshot } from '../state/snapshots/store.js';
 import { upperPath } from './registry.js';
+import { rootAgain } from './sandbox-image.js';
 import { findBootAssets } from './vm/boot-assets.js';
 import { baseIdentity } from './vm/saved-sandbox.js';
 
@@ -19,7 +22,10 @@ export async function saveDisk(
     const config = await directory.records.config(source);
     if (config === undefined) throw notFound(source);
     const state = await directory.records.state(source);
-    const { base } = await findBootAssets(undefined);
+    const image = await readPin(directory.path);
+    const { options: stored } = config;
+    const root = await rootAgain(image, (stored as SandboxOptions).image);
+    const { base } = await findBootAssets(undefined, root?.base);
     const draft = await SnapshotDraft.begin(name, { replace });
     try {
       if (signal?.aborted) throw abortedError(signal, 'taking a snapshot');
@@ -30,8 +36,9 @@ export async function saveDisk(
         source,
         description,
         labels,
-        options: { ...config.options },
-        base: await baseIdentity(base),
+        options: { ...stored },
+        base: await baseIdentity(base, image),
+        image,
         // One that never was ready has not grown it.
         grow: state?.firstReadyAt == null,
         guest: null,

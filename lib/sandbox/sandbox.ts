@@ -14,7 +14,14 @@ import type { SandboxCore } from './core.js';
 import type { SandboxFiles } from './files.js';
 import type { SandboxHandle } from './handle.js';
 import type { Snapshot } from './snapshot.js';
-import type { BootReport, Execution, Metrics, SandboxStatus, StopResult } from './types.js';
+import type {
+  BootReport,
+  Execution,
+  Metrics,
+  SandboxImage,
+  SandboxStatus,
+  StopResult,
+} from './types.js';
 
 /** What a creation takes, one after the other: in one go it would hold up the event loop. */
 async function loadInSteps(): Promise<void> {
@@ -136,6 +143,24 @@ export class Sandbox implements AsyncDisposable {
   shell(script: string, options?: ExecOptions): Execution;
   shell(script: string, options?: ExecOptions): Execution | Execution<Uint8Array> {
     return this.#core.shell<string>(script, options);
+  }
+
+  /**
+   * Runs what the image is for: its entrypoint with `args`, which stand in for its command. With the
+   * sandbox's own `entrypoint`, that. `ERR_NO_DEFAULT_COMMAND` where there is none.
+   */
+  execDefault(args: readonly string[] | undefined, options: BufferOptions): Execution<Uint8Array>;
+  execDefault(args?: readonly string[], options?: ExecOptions): Execution;
+  execDefault(args?: readonly string[], options?: ExecOptions): Execution | Execution<Uint8Array> {
+    return this.#core.execDefault<string>(args, options);
+  }
+
+  /** The image that it was created from; `undefined` for the built-in base, or a disk. */
+  get image(): SandboxImage | undefined {
+    const pin = this.#core.image;
+    if (pin === undefined) return undefined;
+    const { reference, digest, config } = pin;
+    return { reference, digest, ...config };
   }
 
   /** Files of the guest. */

@@ -6,13 +6,13 @@ import type { ResolvedSaveOptions } from '../config/snapshot.js';
 import { abortedError, ConfigError, MachineError } from '../errors.js';
 import type { Machine } from '../machine/machine.js';
 import { copyDisk } from '../state/disk-copy.js';
+import type { ImagePin } from '../state/image-pin.js';
 import { Claim, sweepSnapshots } from '../state/snapshots/claims.js';
 import { SnapshotDraft } from '../state/snapshots/draft.js';
 import type { StoredSnapshot } from '../state/snapshots/store.js';
 import { readSnapshot } from '../state/snapshots/store.js';
 import type { TemplateGuest } from '../state/templates/template-store.js';
 import type { Lifecycle } from './lifecycle.js';
-import { findBootAssets } from './vm/boot-assets.js';
 import { baseIdentity, type SavedSandbox } from './vm/saved-sandbox.js';
 
 export interface SavingParts {
@@ -22,6 +22,9 @@ export interface SavingParts {
   diskPath: string;
   guest: TemplateGuest;
   hasInit: boolean;
+  /** The read-only part of its root, and the image that it is of. */
+  base: string;
+  image: ImagePin | undefined;
   /** What the sandbox was created with. */
   options: () => Promise<SandboxOptions>;
 }
@@ -80,10 +83,9 @@ export class Saving {
   }
 
   async #snapshot(options: ResolvedSaveOptions): Promise<StoredSnapshot> {
-    const { lifecycle, name: source, guest } = this.#parts;
+    const { lifecycle, name: source, guest, base, image } = this.#parts;
     const { name, description, labels, replace, signal } = options;
     const origin = await this.#parts.options();
-    const { base } = await findBootAssets(origin.kernel?.path);
     const draft = await SnapshotDraft.begin(name, { replace });
     try {
       const createdAt = await lifecycle.still(async () => {
@@ -100,7 +102,8 @@ export class Saving {
           description,
           labels,
           options: JSON.parse(JSON.stringify(origin)),
-          base: await baseIdentity(base),
+          base: await baseIdentity(base, image),
+          image,
           grow: false,
           guest,
         },
@@ -123,9 +126,9 @@ export class Saving {
       const machine = join(scratch.path, 'machine');
       const disk = join(scratch.path, 'disk');
       await this.#save(machine, disk, false);
-      const { guest } = this.#parts;
+      const { guest, image } = this.#parts;
       const options = await this.#parts.options();
-      return { what: 'fork', kind: 'memory', options, machine, disk, grow: false, guest };
+      return { what: 'fork', kind: 'memory', options, machine, disk, grow: false, guest, image };
     };
     const saved = this.#parts.lifecycle.still(save).catch((error: unknown) => {
       this.#next = undefined;

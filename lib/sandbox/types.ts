@@ -26,6 +26,17 @@ export interface BootReport {
   };
 }
 
+/** What a sandbox was created from. */
+export interface SandboxImage {
+  /** As it was asked for. */
+  reference: string;
+  /** Of its manifest. */
+  digest: string;
+  entrypoint: string[];
+  cmd: string[];
+  labels: Record<string, string>;
+}
+
 export interface Metrics {
   uptimeMs: number;
   cpu: {

@@ -5,6 +5,7 @@
 import { randomUUID } from 'node:crypto';
 import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { ignore } from './durable.js';
 import { ensureDirectory, homeDirectory, stateError } from './home.js';
 import { FileLock } from './lock.js';
 
@@ -22,17 +23,23 @@ export class CacheDir {
 
   static async make(): Promise<CacheDir> {
     const root = join(homeDirectory(), 'cache');
-    const path = join(root, randomUUID());
     try {
       await ensureDirectory(root);
       await sweep(root);
-      await mkdir(path, { mode: OWNER_ONLY });
-      const lock = await FileLock.tryAcquire(join(path, LOCK));
-      if (lock === undefined) throw new Error('somebody else has locked it');
-      return new CacheDir(path, lock);
+      for (;;) {
+        const made = await CacheDir.#tryMake(join(root, randomUUID()));
+        if (made !== undefined) return made;
+      }
     } catch (cause) {
-      throw stateError('make', path, cause);
+      throw stateError('make', root, cause);
     }
+  }
+
+  /** `undefined` when the sweep of somebody else took it for left over before it was locked. */
+  static async #tryMake(path: string): Promise<CacheDir | undefined> {
+    await mkdir(path, { mode: OWNER_ONLY });
+    const lock = await FileLock.tryAcquire(join(path, LOCK)).catch(ignore('ENOENT'));
+    return lock === undefined ? undefined : new CacheDir(path, lock);
   }
 
   async remove(): Promise<void> {

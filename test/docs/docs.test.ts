@@ -39,6 +39,13 @@ const prelude: Record<string, string> = {
     const diskPath = ${JSON.stringify(join(scratch, 'disk'))};
     await (await import('node:fs/promises')).writeFile(diskPath, new Uint8Array(4096));
   `,
+  'docs/images.md': `
+    const rootDirectory = ${JSON.stringify(join(scratch, 'root'))};
+    const fs = await import('node:fs');
+    fs.mkdirSync(rootDirectory + '/bin', { recursive: true });
+    fs.copyFileSync('/bin/busybox', rootDirectory + '/bin/cat');
+    fs.writeFileSync(rootDirectory + '/greeting', 'hello\\n');
+  `,
 };
 
 describe('documents that are programs', () => {

@@ -106,7 +106,10 @@ describeGuest('a creation that fails early', () => {
     [{ kernel: { path: '/etc/passwd' } }, 'ERR_KERNEL_INVALID'],
     [{ kernel: { args: ['x'.repeat(2048)] } }, 'ERR_COMMAND_LINE_TOO_LONG'],
     [{ cpus: 0 }, 'ERR_INVALID_CONFIG'],
-    [{ image: 'python:3.12' }, 'ERR_UNSUPPORTED'],
+    [{ image: 'python:3.12', pullPolicy: 'never' }, 'ERR_IMAGE_NOT_FOUND'],
+    [{ image: { disk: '/no/such/disk' } }, 'ERR_IMAGE_READ'],
+    [{ image: { disk: '/etc/passwd' } }, 'ERR_IMAGE_INVALID'],
+    [{ image: { rootfs: '/etc/passwd' } }, 'ERR_IMAGE_READ'],
     [{ name: 'not/a/name' }, 'ERR_INVALID_CONFIG'],
   ])('%j: %s', async (options, code) => {
     const error = await rejection(Sandbox.create(options as SandboxOptions));
@@ -116,7 +119,7 @@ describeGuest('a creation that fails early', () => {
   test('by what onProgress throws', async () => {
     const error = new Error('from the callback');
     const onProgress = (event: ProgressEvent): void => {
-      if (event.stage === 'kernel') throw error;
+      if (event.type === 'stage' && event.stage === 'kernel') throw error;
     };
     const path = await writeKernel(join(directory, 'kernel'), programs.idle());
     await expect(Sandbox.create({ kernel: { path }, onProgress })).rejects.toBe(error);
@@ -134,8 +137,8 @@ describeGuest('a creation that fails early', () => {
         name: 'same',
         kernel: { path },
         signal: controller.signal,
-        onProgress: ({ stage }) => {
-          if (stage === 'kernel') claimed();
+        onProgress: (event) => {
+          if (event.type === 'stage' && event.stage === 'kernel') claimed();
         },
       }),
     );

@@ -15,6 +15,7 @@ describe('defaults', () => {
     expect(parseSandboxOptions(undefined)).toEqual({
       cpus: 1,
       memoryMib: 512,
+      pullPolicy: 'if-missing',
       env: {},
       shell: '/bin/sh',
       rootDiskMib: 4096,
@@ -168,14 +169,10 @@ describe('names that are right', () => {
 
 describe('what is not built yet', () => {
   test.each([
-    ['image', 'python:3.12'],
     ['maxCpus', 4],
     ['maxMemoryMib', 4096],
-    ['entrypoint', []],
     ['patches', []],
     ['mounts', {}],
-    ['pullPolicy', 'never'],
-    ['registryAuth', { username: 'u', password: 'p' }],
     ['detached', true],
     ['network', { mode: 'nat' }],
   ])('the sandbox option %s is refused by name', (option, value) => {
@@ -189,6 +186,9 @@ describe('what is not built yet', () => {
     { detached: false, ephemeral: true, replace: false },
     { network: 'none', warmStart: 'auto', securityProfile: 'default' },
     { warmStart: 'off', image: undefined },
+    { image: 'python:3.12', pullPolicy: 'always', entrypoint: [] },
+    { image: { archive: '/image.tar', reference: 'python:3.12' } },
+    { registryAuth: { username: 'u', password: 'p' } },
     { vmFactory: { newVm: async () => ({}) } },
   ])('%j is what this version does', (options) => {
     expect(() => parseSandboxOptions(options)).not.toThrow();

@@ -7,18 +7,19 @@ import type { VmRequest } from './vm-request.js';
 
 const NS_PER_MS = 1e6;
 /** The disks in the order in which the machine gets them. */
-const BASE: GuestMount = { source: '/dev/vda', fstype: 'erofs', readOnly: true };
+const BASE_DISK = '/dev/vda';
 const UPPER: GuestMount = { source: '/dev/vdb', fstype: 'ext4' };
 
 export async function setUpRoot(
-  { clock, config, hostname }: VmRequest,
+  { assets, clock, config, hostname }: VmRequest,
   watch: BootWatch,
   agent: AgentClient,
   upper: UpperDisk,
 ): Promise<AgentInfo> {
   clock.begin('root');
   const restricted = config.securityProfile === 'restricted';
-  const setUp = { lower: BASE, upper: UPPER, growUpper: upper.grow, hostname, restricted };
+  const lower: GuestMount = { source: BASE_DISK, fstype: assets.baseType, readOnly: true };
+  const setUp = { lower, upper: UPPER, growUpper: upper.grow, hostname, restricted };
   // Sent together: a round trip through an emulated guest is not free.
   const [info] = await watch.ask('set up the root', () =>
     Promise.all([agent.getInfo(), agent.setUpRoot(setUp)]),

@@ -1,7 +1,9 @@
 /** A sandbox at one moment, as files: what another one can go on from. */
+import { stat } from 'node:fs/promises';
 import type { SandboxOptions } from '../../config/sandbox.js';
 import { MachineError } from '../../errors.js';
 import { copyDisk } from '../../state/disk-copy.js';
+import type { ImagePin } from '../../state/image-pin.js';
 import { digestOf } from '../../state/snapshots/sparse-stream.js';
 import type { TemplateGuest } from '../../state/templates/template-store.js';
 import { coldStart } from './cold-start.js';
@@ -20,13 +22,15 @@ export interface SavedSandbox {
   guest: TemplateGuest | null;
   /** Of the base image; `undefined`: it is the one that there is. */
   base?: { bytes: number; sha256: string } | undefined;
+  /** That is the root of this image, and `sha256` its key. */
+  image?: ImagePin | undefined;
 }
 
 /** VMs that go on from there: with memory at once, else by a boot with the disk. */
-export function savedFactory({ machine, disk, grow, guest, base }: SavedSandbox): VmFactory {
+export function savedFactory({ machine, disk, grow, guest, base, image }: SavedSandbox): VmFactory {
   return {
     newVm: async (request) => {
-      if (base !== undefined) await requireBase(request.assets.base, base);
+      if (base !== undefined) await requireBase(request.assets.base, base, image);
       if (guest !== null)
         return startReady(request, { machine, disk, guest }, Number.POSITIVE_INFINITY);
       return coldStart(request, {
@@ -39,14 +43,23 @@ export function savedFactory({ machine, disk, grow, guest, base }: SavedSandbox)
   };
 }
 
-export async function baseIdentity(path: string): Promise<{ bytes: number; sha256: string }> {
+/** What tells a base from others. The root of an image is told by its key, unread. */
+export async function baseIdentity(
+  path: string,
+  image: ImagePin | undefined,
+): Promise<{ bytes: number; sha256: string }> {
+  if (image !== undefined) return { bytes: (await stat(path)).size, sha256: image.root };
   const { bytes, sha256 } = await digestOf(path);
   return { bytes, sha256 };
 }
 
 /** Over another base image the writable layer is no file system that anybody knows. */
-async function requireBase(path: string, wanted: { bytes: number; sha256: string }): Promise<void> {
-  const { bytes, sha256 } = await baseIdentity(path);
+async function requireBase(
+  path: string,
+  wanted: { bytes: number; sha256: string },
+  image: ImagePin | undefined,
+): Promise<void> {
+  const { bytes, sha256 } = await baseIdentity(path, image);
   if (bytes === wanted.bytes && sha256 === wanted.sha256) return;
   throw new MachineError(
     'ERR_SNAPSHOT_MISMATCH',

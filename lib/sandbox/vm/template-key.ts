@@ -20,7 +20,8 @@ export async function templateKeys(
   const paths = [assets.kernel, assets.initramfs, assets.base, await upperTemplate(rootDiskMib)];
   const files = await Promise.all(paths.map(identity));
   const args = [...guestCommandLine, ...kernel.args];
-  const parts = { FORMAT, files, args, cpus, memoryMib, rootDiskMib, securityProfile };
+  const { baseType } = assets;
+  const parts = { FORMAT, baseType, files, args, cpus, memoryMib, rootDiskMib, securityProfile };
   const hash = createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 32);
   return { booted: `${hash}-booted`, ready: `${hash}-ready` };
 }

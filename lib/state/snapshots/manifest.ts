@@ -1,5 +1,6 @@
 /** What is on record of a snapshot, beside its files. */
 import * as z from '../../config/zod.js';
+import { type ImagePin, imagePin } from '../image-pin.js';
 import type { JsonValue } from '../storage/storage.js';
 
 export const MANIFEST_VERSION = 1;
@@ -40,6 +41,8 @@ export interface SnapshotManifest {
   options: { [key: string]: JsonValue };
   /** The read-only part of its root, which is not in the snapshot. */
   base: { bytes: number; sha256: string };
+  /** Where that is the root of an image: which, and its key is what `sha256` has. */
+  image?: ImagePin | undefined;
   /** The file system of the disk is smaller than the disk. */
   grow: boolean;
   /** What the guest said of itself; `null` for a disk. */
@@ -71,6 +74,7 @@ const manifest: z.ZodType<SnapshotManifest> = z
     labels: z.record(text, text),
     options: z.record(z.string(), z.custom<JsonValue>()),
     base: z.strictObject({ bytes: byteCount, sha256 }),
+    image: imagePin.optional(),
     grow: z.boolean(),
     guest: z.strictObject({ kernelRelease: text, agentVersion: text }).nullable(),
     files,

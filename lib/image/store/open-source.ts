@@ -1,0 +1,43 @@
+/** The source that an option stands for. What a kind of source takes is loaded when one is opened. */
+import type { ImageOption, RegistryAuth } from '../../config/image.js';
+import { ConfigError } from '../../errors.js';
+import type { ImageSource } from '../source.js';
+import { imageNotFound } from './errors.js';
+import { isDigest } from './places.js';
+
+export async function openSource(
+  image: ImageOption,
+  _auth: RegistryAuth | undefined,
+): Promise<ImageSource> {
+  if (typeof image === 'object' && 'rootfs' in image) {
+    const { DirectorySource } = await import('./directory-source.js');
+    return new DirectorySource(image.rootfs);
+  }
+  if (typeof image === 'string' && isDigest(image)) {
+    throw imageNotFound(image, 'a digest names only what is in the store. Pull it by its name');
+  }
+  throw new ConfigError(
+    'ERR_UNSUPPORTED',
+    'the option "image" can only be { rootfs } or { disk } in this version',
+    { context: { option: 'image' } },
+  );
+}
+
+/** By which an image is found in the store; `undefined` where only its source can tell. */
+export async function storedName(image: ImageOption): Promise<string | undefined> {
+  return typeof image === 'string' ? (await nameOrDigest(image)).name : undefined;
+}
+
+/** What a caller names an image by. */
+export async function nameOrDigest(input: string): Promise<{ name: string; isDigest: boolean }> {
+  return { name: input, isDigest: isDigest(input) };
+}
+
+/** What the image of an option is called. */
+export function referenceOf(image: ImageOption): string {
+  if (typeof image === 'string') return image;
+  if ('rootfs' in image) return `rootfs:${image.rootfs}`;
+  if ('disk' in image) return `disk:${image.disk}`;
+  const path = 'archive' in image ? `archive:${image.archive}` : `layout:${image.layout}`;
+  return image.reference === undefined ? path : `${path}:${image.reference}`;
+}
