@@ -1,0 +1,105 @@
+/** How registries are reached: mirrors, plain HTTP, trust roots, credentials, time limits. */
+import { hostPath, limitMs, nonEmptyText } from './common.js';
+import { parseConfig } from './parse.js';
+import * as z from './zod.js';
+
+const MAX_RETRIES = 20;
+const MAX_MIRRORS = 16;
+
+/** A name and a password, or a token that a registry made for this use. */
+export interface RegistryCredentials {
+  username: string;
+  password: string;
+}
+
+/** What is particular about one registry. */
+export interface RegistryHostOptions {
+  /**
+   * Registries to ask first, in order: `mirror.example`, `http://10.0.0.1:5000`, or
+   * `https://cache.example/hub` for one whose API is below a path. They never get the credentials
+   * of the registry that they stand for.
+   */
+  mirrors?: readonly string[] | undefined;
+  /** Speak HTTP without TLS. Default true for loopback addresses without a `ca`, else false. */
+  insecure?: boolean | undefined;
+  /** Certificates (PEM) to trust for this registry besides those that Node trusts. */
+  ca?: string | undefined;
+  /** In place of what Docker's configuration has. */
+  auth?: RegistryCredentials | undefined;
+}
+
+export interface RegistryOptions {
+  /** By the registry's name as it is in references: `docker.io`, `registry.example:5000`. */
+  registries?: Readonly<Record<string, RegistryHostOptions>> | undefined;
+  /**
+   * Path of Docker's configuration, whose credentials and credential helpers are used; false for
+   * none. Default `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`, when it is there.
+   */
+  dockerConfig?: string | false | undefined;
+  /** Until a connection is there, TLS included; default 15 s. */
+  connectTimeoutMs?: number | undefined;
+  /** Until the answer begins; default 30 s. */
+  headersTimeoutMs?: number | undefined;
+  /** Without a byte in the middle of an answer; default 30 s. */
+  idleTimeoutMs?: number | undefined;
+  /** How often a request that may succeed later is repeated; default 4. */
+  retries?: number | undefined;
+  /** The first pause before a repetition, which doubles each time; default 250 ms. */
+  retryDelayMs?: number | undefined;
+  /** The longest that a registry may ask to wait (`Retry-After`); default 60 s. */
+  maxRetryAfterMs?: number | undefined;
+}
+
+export interface ResolvedRegistryOptions {
+  registries: Readonly<Record<string, RegistryHostOptions>>;
+  dockerConfig?: string | false | undefined;
+  connectTimeoutMs: number;
+  headersTimeoutMs: number;
+  idleTimeoutMs: number;
+  retries: number;
+  retryDelayMs: number;
+  maxRetryAfterMs: number;
+}
+
+/** An address is one that `URL` reads, with nothing but scheme, host, port and path. */
+function isMirror(text: string): boolean {
+  if (!/^https?:\/\//.test(text)) return /^[\w.[\]:-]+$/.test(text) && isMirror(`https://${text}`);
+  if (!URL.canParse(text)) return false;
+  const url = new URL(text);
+  return `${url.username}${url.password}${url.search}${url.hash}` === '';
+}
+
+const credentials: z.ZodType<RegistryCredentials> = z.strictObject({
+  username: nonEmptyText.refine((name) => !name.includes(':'), 'must not contain ":"'),
+  password: z.string(),
+});
+
+const host: z.ZodType<RegistryHostOptions> = z.strictObject({
+  mirrors: z
+    .array(
+      nonEmptyText.refine(isMirror, 'must be a host with an optional port, or an http(s) address'),
+    )
+    .max(MAX_MIRRORS)
+    .optional(),
+  insecure: z.boolean().optional(),
+  ca: z
+    .string()
+    .refine((pem) => pem.includes('-----BEGIN CERTIFICATE-----'), 'must be certificates in PEM')
+    .optional(),
+  auth: credentials.optional(),
+});
+
+const registry: z.ZodType<ResolvedRegistryOptions> = z.strictObject({
+  registries: z.record(nonEmptyText, host).default({}),
+  dockerConfig: z.union([hostPath, z.custom<false>((value) => value === false)]).optional(),
+  connectTimeoutMs: limitMs.default(15_000),
+  headersTimeoutMs: limitMs.default(30_000),
+  idleTimeoutMs: limitMs.default(30_000),
+  retries: z.int().min(0).max(MAX_RETRIES).default(4),
+  retryDelayMs: limitMs.default(250),
+  maxRetryAfterMs: limitMs.default(60_000),
+});
+
+export function parseRegistryOptions(input: unknown): ResolvedRegistryOptions {
+  return parseConfig(registry, input ?? {}, 'invalid registry options');
+}
