@@ -1,9 +1,11 @@
 /** An image made of tar archives by a test, and a source that counts what is asked of it. */
+import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { gzipSync } from 'node:zlib';
 import type {
   ImageContents,
   ImageSource,
+  LayerCompression,
   LayerDescriptor,
   OpenBlobOptions,
 } from '../../lib/image/source.js';
@@ -16,8 +18,8 @@ export function digestOf(bytes: Uint8Array): string {
   return `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 }
 
-export function layerOf(tar: Buffer, compression: 'none' | 'gzip' = 'gzip'): MadeLayer {
-  const bytes = compression === 'gzip' ? gzipSync(tar) : tar;
+export function layerOf(tar: Buffer, compression: LayerCompression = 'gzip'): MadeLayer {
+  const bytes = packed(tar, compression);
   return {
     bytes,
     digest: digestOf(bytes),
@@ -26,6 +28,12 @@ export function layerOf(tar: Buffer, compression: 'none' | 'gzip' = 'gzip'): Mad
     compression,
     diffId: digestOf(tar),
   };
+}
+
+function packed(tar: Buffer, compression: LayerCompression): Buffer {
+  if (compression === 'gzip') return gzipSync(tar);
+  if (compression === 'none') return tar;
+  return execFileSync('zstd', ['-q', '-c', '-19', '--long=23'], { input: tar, maxBuffer: 1e9 });
 }
 
 /** Gives what it was made of, in chunks; `spoil` may make something else of a blob. */

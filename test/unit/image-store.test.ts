@@ -47,6 +47,10 @@ function tarOf(name: string, files: Record<string, string | Buffer>): Buffer {
 const noise = randomBytes(300_000);
 const lower = layerOf(tarOf('lower', { keep: 'kept', gone: noise }));
 const upper = layerOf(tarOf('upper', { '.wh.gone': '', new: 'n'.repeat(5000) }));
+const modern = layerOf(
+  tarOf('modern', { modern: Buffer.concat([noise, Buffer.alloc(3_000_000, 'm'), noise]) }),
+  'zstd',
+);
 const plain = layerOf(tarOf('plain', { plain: 'p' }), 'none');
 const runConfig = {
   Env: ['PATH=/bin', 'A=1=2', 'bad'],
@@ -219,6 +223,18 @@ test('a body that breaks off goes on where it was', async () => {
   };
   await pullFrom(source);
   expect(source.opened.length).toBe(3);
+});
+
+test('zstd is unpacked, also by what is not in every Node', async () => {
+  const { rootPath, record } = await pullFrom(new MadeSource([lower, modern]));
+  expect(record.layers[1]?.unpackedBytes).toBeGreaterThan(3_600_000);
+  execFileSync('fsck.erofs', [rootPath], { stdio: 'pipe' });
+  const bytes = modern.bytes.subarray(0, modern.size - 5000);
+  const cut = { ...modern, bytes, size: bytes.length, digest: digestOf(bytes) };
+  expect(await rejection(pullFrom(new MadeSource([cut]), { name: 'cut' }))).toMatchObject({
+    code: 'ERR_IMAGE_INVALID',
+    context: { digest: cut.digest },
+  });
 });
 
 test('what rotted in the store is fetched anew', async () => {
