@@ -15,6 +15,10 @@ namespace {
 constexpr std::size_t kBufferBytes = std::size_t{512} << 10U;
 // A gap is written as zeros when that is cheaper than another system call.
 constexpr std::size_t kSmallGap = std::size_t{16} << 10U;
+// To gather this much costs more than the system call that it saves.
+constexpr std::size_t kDirectBytes = std::size_t{32} << 10U;
+// The disk is to be busy while the rest is still on its way; the last fsync is short then.
+constexpr std::uint64_t kWritebackBytes = std::uint64_t{16} << 20U;
 
 std::unexpected<Error> Failed(const char* syscall, const std::string& path) {
   return std::unexpected(
@@ -32,10 +36,11 @@ Result<> BufferedFile::Write(std::uint64_t offset, std::span<const std::byte> by
   const std::uint64_t end = begin_ + filled_;
   // A gap may be filled where nothing was written yet.
   const bool follows = offset == end || (offset > end && offset - end <= kSmallGap && end >= high_);
-  if (!follows || filled_ == 0 || offset - end + bytes.size() > kBufferBytes - filled_) {
+  const bool direct = bytes.size() >= kDirectBytes;
+  if (direct || !follows || filled_ == 0 || offset - end + bytes.size() > kBufferBytes - filled_) {
     EMBERVM_TRY(Flush());
     high_ = std::max(high_, offset + bytes.size());
-    if (bytes.size() >= kBufferBytes) return WriteNow(offset, bytes);
+    if (direct) return WriteNow(offset, bytes);
     begin_ = offset;
   }
   const std::span<std::byte> buffer(buffer_.get(), kBufferBytes);
@@ -53,13 +58,19 @@ Result<> BufferedFile::Flush() {
   return WriteNow(begin_, bytes);
 }
 
-Result<> BufferedFile::WriteNow(std::uint64_t offset, std::span<const std::byte> bytes) const {
+Result<> BufferedFile::WriteNow(std::uint64_t offset, std::span<const std::byte> bytes) {
+  unsynced_ += bytes.size();
   while (!bytes.empty()) {
     const ssize_t count = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) return Failed("pwrite", path_);
     bytes = bytes.subspan(static_cast<std::size_t>(count));
     offset += static_cast<std::uint64_t>(count);
+  }
+  if (unsynced_ >= kWritebackBytes) {
+    unsynced_ = 0;
+    // Of all that is dirty. Where it cannot be begun, the fsync does everything.
+    ::sync_file_range(fd_, 0, 0, SYNC_FILE_RANGE_WRITE);
   }
   return {};
 }

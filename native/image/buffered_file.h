@@ -27,7 +27,7 @@ class BufferedFile {
   [[nodiscard]] Result<> Resize(std::uint64_t bytes);
 
  private:
-  [[nodiscard]] Result<> WriteNow(std::uint64_t offset, std::span<const std::byte> bytes) const;
+  [[nodiscard]] Result<> WriteNow(std::uint64_t offset, std::span<const std::byte> bytes);
 
   int fd_;
   std::string path_;
@@ -35,6 +35,7 @@ class BufferedFile {
   std::uint64_t begin_ = 0;
   std::size_t filled_ = 0;
   std::uint64_t high_ = 0;  // The end of all that was written.
+  std::uint64_t unsynced_ = 0;
 };
 
 }  // namespace embervm::image

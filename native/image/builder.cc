@@ -12,7 +12,7 @@ namespace embervm::image {
 
 namespace {
 
-constexpr std::size_t kChunkBytes = std::size_t{256} << 10U;
+constexpr std::size_t kChunkBytes = std::size_t{1} << 20U;
 
 std::unexpected<Error> ReadFailed(const char* syscall, const std::string& path) {
   return std::unexpected(
