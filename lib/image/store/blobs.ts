@@ -163,7 +163,7 @@ export async function unpackBlob(
   );
 }
 
-async function packingOfFile(path: string): Promise<Packing> {
+export async function packingOfFile(path: string): Promise<Packing> {
   const file = await open(path, 'r');
   try {
     const { buffer, bytesRead } = await file.read(Buffer.alloc(MAGIC_BYTES), 0, MAGIC_BYTES, 0);
