@@ -105,6 +105,15 @@ export const errorTable = {
   ERR_REGISTRY_PROTOCOL: 'ImageError',
   ERR_REGISTRY_CREDENTIALS: 'ImageError',
 
+  ERR_NEED_SANDBOX_ID: 'VirtcontainersError',
+  ERR_NEED_CONTAINER_ID: 'VirtcontainersError',
+  ERR_INVALID_STATE: 'VirtcontainersError',
+  ERR_CONTAINER_NOT_FOUND: 'VirtcontainersError',
+  ERR_CONTAINER_EXISTS: 'VirtcontainersError',
+  ERR_ANNOTATION_NOT_FOUND: 'VirtcontainersError',
+  ERR_SANDBOX_BUSY: 'VirtcontainersError',
+  ERR_HELPER_FAILED: 'VirtcontainersError',
+
   ERR_RPC_CANCELLED: 'RpcError',
   ERR_RPC_UNKNOWN: 'RpcError',
   ERR_RPC_INVALID_ARGUMENT: 'RpcError',
@@ -276,6 +285,11 @@ export class ImageError extends EmbervmError {
   declare readonly code: CodeOf<'ImageError'>;
 }
 
+/** A sandbox or container of `embervm/virtcontainers` is not there, or not in the right state. */
+export class VirtcontainersError extends EmbervmError {
+  declare readonly code: CodeOf<'VirtcontainersError'>;
+}
+
 export interface RpcErrorOptions extends ErrorOptions {
   status?: number | undefined;
 }
@@ -303,6 +317,7 @@ const classes: Readonly<Record<ErrorClassName, ErrorClass>> = {
   ExecError,
   FileError,
   ImageError,
+  VirtcontainersError,
   RpcError,
 };
 
