@@ -1,7 +1,7 @@
 // The guest that the figures are about: our kernel and agent, by the public `Machine`.
 import { fileURLToPath } from 'node:url';
 import { Machine } from '../../dist/machine/index.js';
-import { guestCommandLine } from '../../dist/sandbox/command-line.js';
+import { guestCommandLine } from '../../dist/native/command-line.js';
 
 const AGENT_PORT = 1024;
 const asset = (name) => fileURLToPath(new URL(`../../build/guest/${name}`, import.meta.url));

@@ -40,7 +40,7 @@ export async function fetchSandbox(id: string): Promise<VcSandbox> {
   return handle;
 }
 
-/** Ends the VM, if there is one, and removes everything. A running sandbox is stopped first. */
+/** Ends the VM, if there is one, and removes everything. One that runs must be stopped before. */
 export async function deleteSandbox(id: string, options: CallOptions = {}): Promise<VcSandbox> {
   const handle = await find(id);
   await handle.delete(options);
@@ -65,10 +65,7 @@ export function resumeSandbox(id: string, options: ResumeOptions = {}): Promise<
   return change(id, (sandbox) => sandbox.resume(options));
 }
 
-export async function statusSandbox(
-  id: string,
-  options: CallOptions = {},
-): Promise<SandboxStatus> {
+export async function statusSandbox(id: string, options: CallOptions = {}): Promise<SandboxStatus> {
   return (await find(id)).status(options);
 }
 

@@ -49,8 +49,8 @@ import type { ContainerRecord, SandboxRecord } from './record.js';
 import type { LockMode } from './rw-lock.js';
 import { perform, type Request, released, type Session } from './session.js';
 import type { Operation, State } from './state-table.js';
-import { loadRecord } from './store.js';
 import { containerStatusOf, deviceOf, statusOf } from './status.js';
+import { loadRecord } from './store.js';
 import type {
   CallOptions,
   ContainerStatus,
@@ -155,6 +155,16 @@ export class VcSandbox implements AsyncDisposable {
     await this.#change('resumeSandbox', options, (session) => resumeSandbox(session, options));
   }
 
+  /**
+   * Writes a snapshot of the VM to a directory, for `Machine.restore` of `embervm/machine`. Disks
+   * are not part of it.
+   */
+  async save(directory: string, options: CallOptions = {}): Promise<void> {
+    await this.#change('saveSandbox', options, async (session) => {
+      await (await session.vm()).hypervisor.save(directory);
+    });
+  }
+
   /** Ends the VM, if there is one, and removes everything. Idempotent on one handle. */
   async delete(options: CallOptions = {}): Promise<void> {
     if (this.#end === 'deleted') return;
@@ -193,10 +203,7 @@ export class VcSandbox implements AsyncDisposable {
     });
   }
 
-  async createContainer(
-    config: ContainerConfig,
-    options: CallOptions = {},
-  ): Promise<VcContainer> {
+  async createContainer(config: ContainerConfig, options: CallOptions = {}): Promise<VcContainer> {
     needContainerId((config as ContainerConfig | undefined)?.id);
     const resolved = parseContainerConfig(config);
     await this.#change('createContainer', options, async (session) => {
@@ -209,13 +216,18 @@ export class VcSandbox implements AsyncDisposable {
   /** One that never started is removed from the guest, too. */
   async deleteContainer(id: string, options: CallOptions = {}): Promise<VcContainer> {
     needContainerId(id);
-    const gone = await this.#changeContainer('deleteContainer', id, options, async (session, record) => {
-      this.#record = session.record;
-      const container = this.requireContainer(id);
-      await deleteContainer(session, record);
-      await session.save();
-      return container;
-    });
+    const gone = await this.#changeContainer(
+      'deleteContainer',
+      id,
+      options,
+      async (session, record) => {
+        this.#record = session.record;
+        const container = this.requireContainer(id);
+        await deleteContainer(session, record);
+        await session.save();
+        return container;
+      },
+    );
     this.#containers.delete(id);
     return gone;
   }

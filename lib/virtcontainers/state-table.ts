@@ -32,6 +32,7 @@ export type Operation =
   | 'deleteSandbox'
   | 'pauseSandbox'
   | 'resumeSandbox'
+  | 'saveSandbox'
   | 'statusSandbox'
   | 'monitor'
   | 'annotations'
@@ -61,6 +62,7 @@ export const stateTable: Readonly<Record<Operation, Rule>> = {
   deleteSandbox: { sandbox: ['ready', 'paused', 'stopped'] },
   pauseSandbox: { sandbox: live, to: 'paused' },
   resumeSandbox: { sandbox: ['paused'], to: 'running' },
+  saveSandbox: { sandbox: ['running', 'paused'] },
   statusSandbox: { sandbox: always },
   monitor: { sandbox: live },
   annotations: { sandbox: always },

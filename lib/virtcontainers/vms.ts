@@ -1,15 +1,17 @@
 /** The VMs of this process, and how each sandbox gets its own. */
 import type { HypervisorType } from '../config/virtcontainers/hypervisor.js';
 import type { AgentType } from '../config/virtcontainers/parts.js';
+import { ConfigError } from '../errors.js';
 import type { FileLock } from '../state/lock.js';
 import type { Agent } from './agents/agent.js';
 import { NoopAgent } from './agents/noop.js';
-import { notOwner } from './errors.js';
+import { notOwner, sandboxNotFound } from './errors.js';
+import { BuiltinHypervisor } from './hypervisors/builtin.js';
 import type { Hypervisor } from './hypervisors/hypervisor.js';
 import { MockHypervisor } from './hypervisors/mock.js';
 import type { Monitor } from './monitor.js';
 import type { SandboxRecord } from './record.js';
-import { directoryOf, isVmHeld } from './store.js';
+import { directoryOf, isVmHeld, loadRecord } from './store.js';
 
 export interface Vm {
   readonly hypervisor: Hypervisor;
@@ -23,14 +25,8 @@ export interface Vm {
 const vms = new Map<string, Vm>();
 
 const makeHypervisor: Readonly<Record<HypervisorType, (record: SandboxRecord) => Hypervisor>> = {
-  mock: (record) => {
-    const { id, devices: disks } = record;
-    return new MockHypervisor({ id, directory: directoryOf(id), disks });
-  },
-  builtin: (record) => {
-    const { id, config } = record;
-    return new BuiltinHypervisor(id, config);
-  },
+  mock: ({ id }) => new MockHypervisor({ id, directory: directoryOf(id) }),
+  builtin: ({ id, config }) => new BuiltinHypervisor(id, config),
 };
 
 const makeAgent: Readonly<Record<AgentType, () => Agent>> = { noop: () => new NoopAgent() };
@@ -102,4 +98,15 @@ export async function settle(record: SandboxRecord): Promise<void> {
     container.beforePause = null;
     container.devices = [];
   }
+}
+
+/** Lets the VM of a mock die as a real one can, for tests of what follows from it. */
+export async function crashMock(id: string, reason = 'the test said so'): Promise<void> {
+  const record = await loadRecord(id);
+  if (record === undefined) throw sandboxNotFound(id);
+  const { hypervisor } = await vmOf(record);
+  if (hypervisor instanceof MockHypervisor) return hypervisor.crash(reason);
+  throw new ConfigError('ERR_UNSUPPORTED', `crashMock: the sandbox "${id}" is no mock`, {
+    context: { option: 'hypervisorType' },
+  });
 }

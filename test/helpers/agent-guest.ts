@@ -3,9 +3,9 @@ import { spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import type { Socket } from 'node:net';
 import { Machine, type MachineConfig } from '../../lib/machine/index.js';
+import { guestCommandLine } from '../../lib/native/command-line.js';
 import { AGENT_PORT, AgentClient } from '../../lib/rpc/agent-client.js';
 import { ExecChannel } from '../../lib/rpc/exec-channel.js';
-import { guestCommandLine } from '../../lib/sandbox/command-line.js';
 import { asset } from './guest.js';
 
 const PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';

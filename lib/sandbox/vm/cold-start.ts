@@ -1,9 +1,9 @@
 /** A VM whose kernel boots. */
 import { Machine } from '../../machine/machine.js';
+import { guestCommandLine } from '../../native/command-line.js';
+import { acceptAgent, GUEST_CID } from '../../rpc/accept-agent.js';
 import { sweepDeadSandboxes } from '../../state/sandbox-dir.js';
 import type { UpperDisk } from '../../state/upper-disk.js';
-import { guestCommandLine } from '../command-line.js';
-import { acceptAgent, GUEST_CID } from './agent-link.js';
 import { factsOf, setUpRoot } from './root-set-up.js';
 import { saveTemplate } from './save-template.js';
 import type { TemplateKind } from './template-key.js';

@@ -1,8 +1,8 @@
 /** What templates depend on: sandboxes with the same keys can start from the same ones. */
 import { createHash } from 'node:crypto';
 import { stat } from 'node:fs/promises';
+import { guestCommandLine } from '../../native/command-line.js';
 import { upperTemplate } from '../../state/upper-disk.js';
-import { guestCommandLine } from '../command-line.js';
 import type { BootAssets } from './boot-assets.js';
 import type { VmConfig } from './vm-request.js';
 

@@ -1,10 +1,11 @@
 /** A VM that goes on from a template. */
 import { Machine } from '../../machine/machine.js';
+import { acceptAgent, GUEST_CID } from '../../rpc/accept-agent.js';
 import type { AgentClient } from '../../rpc/agent-client.js';
 import { copyDisk } from '../../state/disk-copy.js';
 import type { Template } from '../../state/templates/template-store.js';
 import type { UpperDisk } from '../../state/upper-disk.js';
-import { acceptAgent, GUEST_CID, renew } from './agent-link.js';
+import { renew } from './agent-link.js';
 import type { BootWatch } from './boot-watch.js';
 import { olderFacts, setUpRoot } from './root-set-up.js';
 import type { Vm } from './vm-factory.js';

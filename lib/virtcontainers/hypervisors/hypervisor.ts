@@ -28,8 +28,8 @@ export interface Hypervisor {
   resume(): Promise<void>;
   /** Writes a snapshot of the VM to a directory. */
   save(directory: string): Promise<void>;
-  /** Resolves to the path in the guest. */
-  attachBlock(device: BlockDevice): Promise<string>;
+  /** Resolves to the path in the guest; `others` are those that came before and are still there. */
+  attachBlock(device: BlockDevice, others: readonly { guestPath: string }[]): Promise<string>;
   detachBlock(id: string): Promise<void>;
   /** Adds a NIC, whose backing is `device` on the host. */
   attachInterface(device: string, hwAddr: string): Promise<void>;

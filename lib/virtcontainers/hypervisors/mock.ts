@@ -4,7 +4,7 @@
  */
 import { join } from 'node:path';
 import type { HypervisorType } from '../../config/virtcontainers/hypervisor.js';
-import { type EmbervmError, MachineError } from '../../errors.js';
+import { ConfigError, type EmbervmError, MachineError } from '../../errors.js';
 import { vmDied } from '../errors.js';
 import type { BlockDevice, Hypervisor } from './hypervisor.js';
 import { HOTPLUG_SLOTS } from './slots.js';
@@ -16,8 +16,6 @@ export interface MockVm {
   id: string;
   /** Of the sandbox. */
   directory: string;
-  /** What it had when another process started it. */
-  disks: readonly { id: string; guestPath: string }[];
 }
 
 export class MockHypervisor implements Hypervisor {
@@ -25,14 +23,12 @@ export class MockHypervisor implements Hypervisor {
   readonly agentUrl: string;
   readonly consoleUrl: string;
   readonly #id: string;
-  readonly #disks: Map<string, string>;
   readonly #watchers = new Watchers();
 
-  constructor({ id, directory, disks }: MockVm) {
+  constructor({ id, directory }: MockVm) {
     this.#id = id;
     this.agentUrl = `unix://${join(directory, 'agent.sock')}`;
     this.consoleUrl = `unix://${join(directory, 'console.sock')}`;
-    this.#disks = new Map(disks.map((disk) => [disk.id, disk.guestPath]));
   }
 
   get failure(): EmbervmError | undefined {
@@ -50,37 +46,35 @@ export class MockHypervisor implements Hypervisor {
 
   async start(): Promise<void> {
     this.#watchers.reset();
-    this.#disks.clear();
   }
 
-  async stop(): Promise<void> {
-    this.#disks.clear();
-  }
+  async stop(): Promise<void> {}
 
   async pause(): Promise<void> {}
 
   async resume(): Promise<void> {}
 
-  async save(): Promise<void> {}
-
-  async attachBlock({ id }: BlockDevice): Promise<string> {
-    if (this.#disks.size >= HOTPLUG_SLOTS) {
-      throw new MachineError('ERR_NO_FREE_SLOT', `all ${HOTPLUG_SLOTS} slots have a device`, {
-        context: { sandbox: this.#id, slots: HOTPLUG_SLOTS },
-      });
-    }
-    const taken = new Set(this.#disks.values());
-    for (let letter = FIRST_LETTER; ; letter += 1) {
-      const path = `/dev/vd${String.fromCharCode(letter)}`;
-      if (taken.has(path)) continue;
-      this.#disks.set(id, path);
-      return path;
-    }
+  async save(): Promise<void> {
+    throw new ConfigError('ERR_UNSUPPORTED', 'save: a mock has no memory that could be saved', {
+      context: { option: 'hypervisorType' },
+    });
   }
 
-  async detachBlock(id: string): Promise<void> {
-    this.#disks.delete(id);
+  async attachBlock(
+    _device: BlockDevice,
+    others: readonly { guestPath: string }[],
+  ): Promise<string> {
+    const taken = new Set(others.map(({ guestPath }) => guestPath));
+    for (let slot = 0; slot < HOTPLUG_SLOTS; slot += 1) {
+      const path = `/dev/vd${String.fromCharCode(FIRST_LETTER + slot)}`;
+      if (!taken.has(path)) return path;
+    }
+    throw new MachineError('ERR_NO_FREE_SLOT', `all ${HOTPLUG_SLOTS} slots have a device`, {
+      context: { sandbox: this.#id, slots: HOTPLUG_SLOTS },
+    });
   }
+
+  async detachBlock(): Promise<void> {}
 
   async attachInterface(): Promise<void> {}
 

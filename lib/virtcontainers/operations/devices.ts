@@ -37,7 +37,7 @@ export async function attachDevice(
   const id = freeId(record.devices);
   const readOnly = (info.fileMode & WRITABLE) === 0;
   const { hypervisor } = await session.vm();
-  const guestPath = await hypervisor.attachBlock({ id, path: hostPath, readOnly });
+  const guestPath = await hypervisor.attachBlock({ id, path: hostPath, readOnly }, record.devices);
   const device: DeviceRecord = { id, info, hostPath, guestPath, references: 1 };
   record.devices.push(device);
   return device;
