@@ -55,7 +55,12 @@ export class VcContainer {
     await this.#view.setPid(pid, options);
   }
 
-  /** One that was deleted stays as it was. */
+  /** @internal Looks at it while it is there: one that was deleted stays as it was. */
+  see(): this {
+    this.#record();
+    return this;
+  }
+
   #record(): ContainerRecord {
     const record = this.#view.record() ?? this.#last;
     if (record === undefined) throw containerNotFound(this.sandbox.id, this.id);

@@ -222,7 +222,7 @@ export class VcSandbox implements AsyncDisposable {
       options,
       async (session, record) => {
         this.#record = session.record;
-        const container = this.requireContainer(id);
+        const container = this.requireContainer(id).see();
         await deleteContainer(session, record);
         await session.save();
         return container;
