@@ -1,5 +1,5 @@
 /** Reads documents that a registry sent: every value is looked at before it is believed. */
-import { ImageError } from '../errors.js';
+import { type ErrorContext, ImageError } from '../errors.js';
 import { isDigest } from './manifest-digest.js';
 
 /** A type is a token, a slash and a token (RFC 6838 §4.2); and it is shown in messages. */
@@ -18,6 +18,14 @@ export interface Descriptor {
 
 export function invalid(what: string, why: string, cause?: unknown): never {
   throw new ImageError('ERR_IMAGE_INVALID', `${what} is not valid: ${why}`, { cause });
+}
+
+/** What is wrong with a document is found by code that does not know whose it is. */
+export function addContext(error: unknown, more: ErrorContext | undefined): unknown {
+  if (!(error instanceof ImageError)) return error;
+  const { code, message, cause, errno, syscall } = error;
+  const context = { ...more, ...error.context };
+  return new ImageError(code, message, { cause, errno, syscall, context });
 }
 
 export function isObject(value: unknown): value is JsonObject {

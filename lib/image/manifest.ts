@@ -6,6 +6,7 @@
 import { type ErrorContext, ImageError } from '../errors.js';
 import { digestOf, isDigest, verifyBytes } from './manifest-digest.js';
 import {
+  addContext,
   arrayOf,
   type Descriptor,
   descriptorOf,
@@ -69,11 +70,7 @@ export async function resolveImage(options: ResolveImageOptions): Promise<ImageC
   try {
     return await resolveRoot(options);
   } catch (error) {
-    if (!(error instanceof ImageError)) throw error;
-    // What is wrong with a document is found by code that does not know whose it is.
-    const { code, message, cause, errno, syscall } = error;
-    const context = { ...options.context, ...error.context };
-    throw new ImageError(code, message, { cause, errno, syscall, context });
+    throw addContext(error, options.context);
   }
 }
 

@@ -1,6 +1,7 @@
 /** Images in files of this host: OCI layouts, and the archives of `docker save` and others. */
 import { join } from 'node:path';
 import { ImageError } from '../../errors.js';
+import { addContext } from '../manifest-json.js';
 import { DEFAULT_PLATFORM, parsePlatform } from '../manifest-platform.js';
 import type {
   ImageContents,
@@ -79,31 +80,41 @@ abstract class LocalSource implements ImageSource {
 
   protected abstract open(signal: AbortSignal | undefined): Promise<Opened>;
 
-  async #store(signal?: AbortSignal): Promise<Store> {
+  async #withStore<Result>(
+    signal: AbortSignal | undefined,
+    use: (store: Store) => Promise<Result>,
+  ): Promise<Result> {
     this.#opened ??= this.open(signal).catch((error) => {
       this.#opened = undefined;
       throw error;
     });
-    return (await this.#opened).store;
+    const { store } = await this.#opened;
+    try {
+      return await use(store);
+    } catch (error) {
+      throw addContext(error, { path: this.path });
+    }
   }
 
   /** The canonical names of what is there; null for images without one. */
   async list({ signal }: ResolveOptions = {}): Promise<(string | null)[]> {
-    const images: readonly Named[] = await (await this.#store(signal)).list(signal);
-    return images.map(({ reference }) => reference);
+    return this.#withStore(signal, async (store) => {
+      const images: readonly Named[] = await store.list(signal);
+      return images.map(({ reference }) => reference);
+    });
   }
 
   async resolve({ signal }: ResolveOptions): Promise<ImageContents> {
     const { platform, reference } = this.options;
     const wanted = platform === undefined ? DEFAULT_PLATFORM : parsePlatform(platform);
-    return (await this.#store(signal)).resolve(reference, wanted, signal);
+    return this.#withStore(signal, (store) => store.resolve(reference, wanted, signal));
   }
 
   async openBlob(
     layer: LayerDescriptor,
     options: OpenBlobOptions,
   ): Promise<AsyncIterable<Uint8Array>> {
-    return (await this.#store(options.signal)).openBlob(layer, options);
+    return this.#withStore(options.signal, (store) => store.openBlob(layer, options));
   }
 
   /** Streams that are still being read end with an error. */

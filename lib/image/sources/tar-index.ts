@@ -91,6 +91,8 @@ export async function indexTar(
     const entry = name === undefined ? undefined : toEntry(header, archive);
     if (name !== undefined && entry !== undefined) entries.set(name, entry);
     body.on('end', next);
+    // A broken archive ends the entry as well as the reader, which tells of it.
+    body.on('error', () => {});
     body.resume();
   });
   try {
