@@ -13,6 +13,7 @@ inline constexpr std::uint32_t kDeviceIdBlock = 2;
 inline constexpr std::uint32_t kDeviceIdConsole = 3;
 inline constexpr std::uint32_t kDeviceIdRng = 4;
 inline constexpr std::uint32_t kDeviceIdVsock = 19;
+inline constexpr std::uint32_t kDeviceIdFs = 26;
 
 // virtio 1.2 §6: feature bits that belong to the transport and the rings.
 inline constexpr std::uint64_t kFeatureIndirectDesc = std::uint64_t{1} << 28;

@@ -1,5 +1,7 @@
 // Device: what a virtio device implements, and what the transport gives it. After the
-// constructor, every call below comes from the machine's device thread.
+// constructor, every call below comes from the machine's device thread. A device may give
+// its queues to a thread of its own between Activate() and Reset(), which then calls
+// SignalQueues() and Kick() too.
 #ifndef EMBERVM_VIRTIO_DEVICE_H_
 #define EMBERVM_VIRTIO_DEVICE_H_
 
@@ -21,13 +23,13 @@ namespace embervm::virtio {
 class DeviceHost {
  public:
   // Raises the interrupt for used buffers: once per batch, and only when
-  // Queue::PublishUsed() asked for it.
+  // Queue::PublishUsed() asked for it. Any thread.
   virtual void SignalQueues() = 0;
   // Replaces the bytes that the driver reads from the configuration space, bumps their
   // generation and raises the configuration interrupt.
   virtual void PublishConfig(std::span<const std::byte> config) = 0;
   // Calls Notify(queue) again on a later turn of the loop: for a device that used up
-  // its budget and lets others run.
+  // its budget and lets others run. Any thread.
   virtual void Kick(std::uint16_t queue) = 0;
   // The driver broke the protocol beyond repair: sets DEVICE_NEEDS_RESET, tells the
   // machine, and calls Reset() on a later turn. No Notify() follows.
