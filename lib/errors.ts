@@ -30,6 +30,9 @@ export const errorTable = {
   ERR_DRIVE_ACCESS: 'MachineError',
   ERR_DRIVE_BUSY: 'MachineError',
   ERR_DRIVE_INVALID: 'MachineError',
+  ERR_SHARED_DIR_NOT_FOUND: 'MachineError',
+  ERR_SHARED_DIR_ACCESS: 'MachineError',
+  ERR_SHARED_DIR_INVALID: 'MachineError',
   ERR_NO_FREE_SLOT: 'MachineError',
   ERR_DEVICE_EXISTS: 'MachineError',
   ERR_DEVICE_NOT_FOUND: 'MachineError',
@@ -54,6 +57,7 @@ export const errorTable = {
   ERR_SNAPSHOT_VERSION: 'MachineError',
   ERR_SNAPSHOT_HOST: 'MachineError',
   ERR_SNAPSHOT_MISMATCH: 'MachineError',
+  ERR_SNAPSHOT_UNSUPPORTED: 'MachineError',
   ERR_MACHINE_CLOSED: 'MachineError',
 
   ERR_SANDBOX_EXISTS: 'SandboxError',

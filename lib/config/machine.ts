@@ -4,6 +4,7 @@ import { ConfigError } from '../errors.js';
 import { abortSignal, hostPath, nonEmptyText, notBuilt, onlyBuilt, timeoutMs } from './common.js';
 import { memoryMib, vcpuCount } from './host-limits.js';
 import { parseConfig } from './parse.js';
+import { type ResolvedSharedDir, type SharedDirConfig, sharedDirs } from './shared-dirs.js';
 import * as z from './zod.js';
 
 const DEFAULT_CONSOLE_BYTES = 64 * 1024;
@@ -46,6 +47,8 @@ export interface MachineConfig {
   /** Guest memory in MiB. */
   memoryMib: number;
   drives?: DriveConfig[] | undefined;
+  /** Directories of the host for the guest to mount. Such a machine cannot be saved. */
+  sharedDirs?: SharedDirConfig[] | undefined;
   /** How many devices {@link Machine.attachDrive} may add at a time, 0 to 8; default 0. */
   hotplugSlots?: number | undefined;
   /** Absent: the guest has no vsock device. */
@@ -64,6 +67,7 @@ export interface ResolvedMachineConfig {
   maxVcpus?: number | undefined;
   memoryMib: number;
   drives: { id?: string | undefined; path: string; readOnly: boolean }[];
+  sharedDirs: ResolvedSharedDir[];
   hotplugSlots: number;
   vsock?: { cid: number } | undefined;
   console: 'none' | 'capture';
@@ -189,7 +193,7 @@ const machineConfig = z.strictObject({
     .describe('console output that is kept, in bytes'),
   rng: z.boolean().default(true).describe('virtio-rng device'),
   memory: notBuilt('memory'),
-  sharedDirs: notBuilt('sharedDirs'),
+  sharedDirs: sharedDirs.default([]).describe('directories of the host for the guest'),
   nics: notBuilt('nics'),
   balloon: notBuilt('balloon'),
   hotplugSlots: z

@@ -417,6 +417,11 @@ function toNative(config: ResolvedMachineConfig): NativeMachineConfig {
     vcpus: maxVcpus,
     memoryMib: config.memoryMib,
     drives: config.drives.map((drive, index) => ({ ...drive, id: drive.id ?? `drive${index}` })),
+    sharedDirs: config.sharedDirs.map(({ locks, owner, ...dir }) => ({
+      ...dir,
+      hostLocks: locks === 'host',
+      owner: owner === 'host' ? undefined : owner,
+    })),
     hotplugSlots: config.hotplugSlots,
     vsockCid: config.vsock?.cid,
     rng: config.rng,

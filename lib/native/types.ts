@@ -19,6 +19,20 @@ export interface NativeDriveConfig {
   readOnly: boolean;
 }
 
+export interface NativeSharedDir {
+  /** What the guest mounts, at most 36 bytes. */
+  tag: string;
+  path: string;
+  readOnly: boolean;
+  cache: 'none' | 'auto' | 'always';
+  writeback: boolean;
+  crossMounts: boolean;
+  hostLocks: boolean;
+  maxOpenFiles: number;
+  /** Whose all files are; `undefined`: ids are the host's. */
+  owner: { uid: number; gid: number } | undefined;
+}
+
 /** Complete and defaulted: C++ fills nothing in. */
 export interface NativeMachineConfig {
   kernelPath: string;
@@ -30,6 +44,7 @@ export interface NativeMachineConfig {
   /** In MiB. */
   memoryMib: number;
   drives: NativeDriveConfig[];
+  sharedDirs: NativeSharedDir[];
   /** Empty slots for devices that come later. */
   hotplugSlots: number;
   /** `undefined`: no vsock device. */
@@ -126,6 +141,17 @@ export interface NativeStats {
       writes: number;
       flushes: number;
       errors: number;
+    }
+  >;
+  /** By their tags. `openFiles`: descriptors that are held for the guest. */
+  sharedDirs: Record<
+    string,
+    {
+      requests: number;
+      errors: number;
+      readBytes: number;
+      writtenBytes: number;
+      openFiles: number;
     }
   >;
   vsock: { connections: number; txBytes: number; rxBytes: number };

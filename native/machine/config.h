@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "devices/fs/options.h"
+
 namespace embervm::machine {
 
 struct DriveConfig {
@@ -44,6 +46,8 @@ struct MachineConfig {
   std::uint32_t vcpus = 1;
   std::uint64_t memory_mib = 0;
   std::vector<DriveConfig> drives;
+  // A machine that has some cannot be saved.
+  std::vector<devices::FsOptions> shared_dirs;
   std::uint32_t hotplug_slots = 0;
   // What is in them now: nothing at boot.
   std::vector<PluggedDrive> plugged;

@@ -52,6 +52,11 @@ Result<std::unique_ptr<DeviceSet>> DeviceSet::Create(const MachineConfig& config
     set->drives_.push_back({.id = drive.id, .device = block.get()});
     EMBERVM_TRY(set->Add(std::move(block)));
   }
+  for (const devices::FsOptions& options : config.shared_dirs) {
+    EMBERVM_TRY_ASSIGN(std::unique_ptr<devices::FsDevice> fs, devices::FsDevice::Open(options));
+    set->shared_dirs_.emplace_back(options.tag, fs.get());
+    EMBERVM_TRY(set->Add(std::move(fs)));
+  }
   if (config.vsock_cid.has_value()) {
     auto vsock = std::make_unique<devices::VsockDevice>(
         loop, devices::VsockMuxer::Options{.guest_cid = *config.vsock_cid});
@@ -225,6 +230,15 @@ void DeviceSet::CloseStreams() {
 
 void DeviceSet::AddStats(MachineStats& stats) const {
   for (const Slot& slot : slots_) stats.interrupts += slot.transport->interrupts();
+  for (const auto& [tag, device] : shared_dirs_) {
+    const devices::FsDevice::Counters counters = device->counters();
+    stats.shared_dirs.push_back({.tag = tag,
+                                 .requests = counters.requests,
+                                 .errors = counters.errors,
+                                 .read_bytes = counters.read_bytes,
+                                 .written_bytes = counters.written_bytes,
+                                 .open_files = counters.open_files});
+  }
   const std::lock_guard lock(drives_mutex_);
   for (const Drive& drive : drives_) {
     const devices::BlockDevice::Counters counters = drive.device->counters();

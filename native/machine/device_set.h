@@ -9,6 +9,7 @@
 #include <mutex>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/event_loop.h"
@@ -16,6 +17,7 @@
 #include "base/unique_fd.h"
 #include "devices/block/device.h"
 #include "devices/console/ring.h"
+#include "devices/fs/device.h"
 #include "devices/vsock/device.h"
 #include "kvm/vm.h"
 #include "machine/completion.h"
@@ -95,6 +97,8 @@ class DeviceSet {
   std::size_t first_hotplug_slot_ = 0;
   // Into slots_; null without vsock.
   devices::VsockDevice* vsock_ = nullptr;
+  // By their tags; none is added or removed once vCPUs run.
+  std::vector<std::pair<std::string, const devices::FsDevice*>> shared_dirs_;
   struct Drive {
     std::string id;
     const devices::BlockDevice* device;

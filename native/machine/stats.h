@@ -30,6 +30,16 @@ struct DriveStats {
   std::uint64_t errors = 0;
 };
 
+struct SharedDirStats {
+  std::string tag;
+  std::uint64_t requests = 0;
+  std::uint64_t errors = 0;
+  std::uint64_t read_bytes = 0;
+  std::uint64_t written_bytes = 0;
+  // Descriptors that are held for the guest.
+  std::uint64_t open_files = 0;
+};
+
 struct MachineStats {
   // CLOCK_MONOTONIC when the vCPUs' counters were read, right after them.
   std::int64_t at_ns = 0;
@@ -40,6 +50,7 @@ struct MachineStats {
   std::uint64_t console_bytes = 0;
   std::uint64_t console_dropped_bytes = 0;
   std::vector<DriveStats> drives;
+  std::vector<SharedDirStats> shared_dirs;
   std::uint64_t vsock_connections = 0;
   std::uint64_t vsock_tx_bytes = 0;
   std::uint64_t vsock_rx_bytes = 0;

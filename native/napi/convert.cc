@@ -45,6 +45,20 @@ Napi::Object DrivesToJs(Napi::Env env, const std::vector<machine::DriveStats>& d
   return object;
 }
 
+Napi::Object SharedDirsToJs(Napi::Env env, const std::vector<machine::SharedDirStats>& dirs) {
+  const auto object = Napi::Object::New(env);
+  for (const machine::SharedDirStats& dir : dirs) {
+    const auto entry = Napi::Object::New(env);
+    entry.Set("requests", Count(env, dir.requests));
+    entry.Set("errors", Count(env, dir.errors));
+    entry.Set("readBytes", Count(env, dir.read_bytes));
+    entry.Set("writtenBytes", Count(env, dir.written_bytes));
+    entry.Set("openFiles", Count(env, dir.open_files));
+    object.Set(dir.tag, entry);
+  }
+  return object;
+}
+
 }  // namespace
 
 Napi::Object ToJs(Napi::Env env, const std::vector<std::pair<std::string, Error::Value>>& context) {
@@ -91,6 +105,7 @@ Napi::Object ToJs(Napi::Env env, const machine::MachineStats& stats) {
   console.Set("droppedBytes", Count(env, stats.console_dropped_bytes));
   object.Set("console", console);
   object.Set("drives", DrivesToJs(env, stats.drives));
+  object.Set("sharedDirs", SharedDirsToJs(env, stats.shared_dirs));
   const auto vsock = Napi::Object::New(env);
   vsock.Set("connections", Count(env, stats.vsock_connections));
   vsock.Set("txBytes", Count(env, stats.vsock_tx_bytes));

@@ -62,6 +62,51 @@ Result<std::vector<machine::DriveConfig>> GetDrives(const Napi::Object& object) 
   return drives;
 }
 
+Result<devices::FsCache> GetCache(const Napi::Object& object) {
+  EMBERVM_TRY_ASSIGN(const std::string cache, GetString(object, "cache"));
+  if (cache == "none") return devices::FsCache::kNone;
+  if (cache == "auto") return devices::FsCache::kAuto;
+  if (cache == "always") return devices::FsCache::kAlways;
+  return std::unexpected(WrongType("cache", "none, auto or always"));
+}
+
+Result<devices::FsOptions> SharedDirFromJs(const Napi::Value& value) {
+  constexpr std::uint64_t kMaxU32 = std::numeric_limits<std::uint32_t>::max();
+  if (!value.IsObject()) return std::unexpected(WrongType("sharedDirs[]", "an object"));
+  const auto entry = value.As<Napi::Object>();
+  devices::FsOptions options;
+  EMBERVM_TRY_ASSIGN(options.tag, GetString(entry, "tag"));
+  EMBERVM_TRY_ASSIGN(options.path, GetString(entry, "path"));
+  EMBERVM_TRY_ASSIGN(options.read_only, GetBool(entry, "readOnly"));
+  EMBERVM_TRY_ASSIGN(options.cache, GetCache(entry));
+  EMBERVM_TRY_ASSIGN(options.writeback, GetBool(entry, "writeback"));
+  EMBERVM_TRY_ASSIGN(options.cross_mounts, GetBool(entry, "crossMounts"));
+  EMBERVM_TRY_ASSIGN(options.host_locks, GetBool(entry, "hostLocks"));
+  EMBERVM_TRY_ASSIGN(const std::uint64_t files, GetInteger(entry, "maxOpenFiles", kMaxU32));
+  options.max_open_files = static_cast<std::uint32_t>(files);
+  options.squash.reset();
+  if (const Napi::Value owner = entry.Get("owner"); owner.IsObject()) {
+    const auto ids = owner.As<Napi::Object>();
+    EMBERVM_TRY_ASSIGN(const std::uint64_t uid, GetInteger(ids, "uid", kMaxU32));
+    EMBERVM_TRY_ASSIGN(const std::uint64_t gid, GetInteger(ids, "gid", kMaxU32));
+    options.squash =
+        devices::FsOwner{.uid = static_cast<uid_t>(uid), .gid = static_cast<gid_t>(gid)};
+  }
+  return options;
+}
+
+Result<std::vector<devices::FsOptions>> GetSharedDirs(const Napi::Object& object) {
+  const Napi::Value value = object.Get("sharedDirs");
+  if (!value.IsArray()) return std::unexpected(WrongType("sharedDirs", "an array"));
+  const auto array = value.As<Napi::Array>();
+  std::vector<devices::FsOptions> dirs;
+  for (std::uint32_t i = 0; i < array.Length(); ++i) {
+    EMBERVM_TRY_ASSIGN(devices::FsOptions options, SharedDirFromJs(array.Get(i)));
+    dirs.push_back(std::move(options));
+  }
+  return dirs;
+}
+
 }  // namespace
 
 Result<machine::DriveConfig> DriveConfigFromJs(const Napi::Value& value) {
@@ -93,6 +138,7 @@ Result<machine::MachineConfig> MachineConfigFromJs(const Napi::Value& value) {
   config.vcpus = static_cast<std::uint32_t>(vcpus);
   EMBERVM_TRY_ASSIGN(config.memory_mib, GetInteger(object, "memoryMib", kMaxMemoryMib));
   EMBERVM_TRY_ASSIGN(config.drives, GetDrives(object));
+  EMBERVM_TRY_ASSIGN(config.shared_dirs, GetSharedDirs(object));
   EMBERVM_TRY_ASSIGN(const std::uint64_t slots, GetInteger(object, "hotplugSlots", kMaxU32));
   config.hotplug_slots = static_cast<std::uint32_t>(slots);
   if (!object.Get("vsockCid").IsUndefined()) {

@@ -204,7 +204,7 @@ describe('what is not built yet', () => {
     expect(error.message).toContain(option);
   });
 
-  test.each(['memory', 'sharedDirs', 'nics', 'balloon'])(
+  test.each(['memory', 'nics', 'balloon'])(
     'the machine option %s is refused by name',
     (option) => {
       const error = thrown(() => parseMachineConfig({ ...machine, [option]: {} }));
@@ -263,6 +263,10 @@ describe('machine configurations that are wrong', () => {
     [{ ...machine, drives: [{ path: '/d', id: 'i'.repeat(21) }] }, 'drives[0].id', '20 bytes'],
     [{ ...machine, drives: [{}] }, 'drives[0].path'],
     [{ ...machine, drives: Array(27).fill({ path: '/d' }) }, 'drives', 'at most 26 entries'],
+    [{ ...machine, sharedDirs: [{ path: '/d' }] }, 'sharedDirs[0].tag'],
+    [{ ...machine, sharedDirs: [{ tag: 'x'.repeat(37), path: '/d' }] }, '36 bytes'],
+    [{ ...machine, sharedDirs: Array(2).fill({ tag: 't', path: '/d' }) }, 'its own tag'],
+    [{ ...machine, sharedDirs: [{ tag: 't', path: '/d', owner: 'me' }] }, 'sharedDirs[0].owner'],
     [{ ...machine, vsock: { cid: 2 } }, 'vsock.cid is 2', 'at least 3'],
     [{ ...machine, vsock: { cid: 2 ** 32 - 1 } }, 'vsock.cid', 'at most 4294967294'],
     [{ ...machine, consoleBytes: 1 }, 'consoleBytes is 1', 'at least 4096'],

@@ -1,0 +1,88 @@
+/** Directories of the host that a guest mounts (virtio-fs). */
+import { hostPath, nonEmptyText } from './common.js';
+import * as z from './zod.js';
+
+/** What the device's configuration has room for. */
+const MAX_TAG = 36;
+/** As many as leave room for the other devices. */
+const MAX_SHARED_DIRS = 8;
+const MIN_OPEN_FILES = 64;
+const MAX_OPEN_FILES = 1024 * 1024;
+const DEFAULT_OPEN_FILES = 65_536;
+/** The last one means "as it is" to the kernel. */
+const MAX_ID = 2 ** 32 - 2;
+
+/** How long the guest may believe what it has read. */
+export type SharedDirCache = 'none' | 'auto' | 'always';
+
+/** A directory of the host that the guest mounts: `mount -t virtiofs <tag> <target>`. */
+export interface SharedDirConfig {
+  /** What the guest mounts it by: 1 to 36 bytes. */
+  tag: string;
+  /** A directory of the host. Nothing outside of it can be reached. */
+  path: string;
+  /** Refuse every change; default false. */
+  readOnly?: boolean | undefined;
+  /**
+   * `auto` (default): what others change is seen within a second. `none`: at once, without mapped
+   * files. `always`: for a directory that nobody else changes.
+   */
+  cache?: SharedDirCache | undefined;
+  /** The guest may keep writes back until it is asked to sync them; default false. */
+  writeback?: boolean | undefined;
+  /** Directories on which the host has mounted something can be entered; default false. */
+  crossMounts?: boolean | undefined;
+  /** `guest` (default): locks hold within the guest. `host`: they are taken on the host's files. */
+  locks?: 'guest' | 'host' | undefined;
+  /**
+   * Whose all files are for the guest; on the host they belong to this process. Default: root's.
+   * `host`: ids are the host's own, which takes root, and trusts the guest with set-user-ID programs.
+   */
+  owner?: 'host' | { uid: number; gid: number } | undefined;
+  /** Descriptors that the guest can make this process hold; default 65536. */
+  maxOpenFiles?: number | undefined;
+}
+
+export interface ResolvedSharedDir {
+  tag: string;
+  path: string;
+  readOnly: boolean;
+  cache: SharedDirCache;
+  writeback: boolean;
+  crossMounts: boolean;
+  locks: 'guest' | 'host';
+  owner: 'host' | { uid: number; gid: number };
+  maxOpenFiles: number;
+}
+
+const id = z.int().min(0).max(MAX_ID);
+
+const tag = nonEmptyText.refine(
+  (text) => new TextEncoder().encode(text).length <= MAX_TAG,
+  `has at most ${MAX_TAG} bytes`,
+);
+
+const sharedDir = z.strictObject({
+  tag: tag.describe('what the guest mounts it by'),
+  path: hostPath.describe('directory of the host'),
+  readOnly: z.boolean().default(false).describe('refuse changes'),
+  cache: z.enum(['none', 'auto', 'always']).default('auto').describe('what the guest may keep'),
+  writeback: z.boolean().default(false).describe('the guest may keep writes back'),
+  crossMounts: z.boolean().default(false).describe('enter what is mounted below it'),
+  locks: z.enum(['guest', 'host']).default('guest').describe('where locks hold'),
+  owner: z
+    .union([z.literal('host'), z.strictObject({ uid: id, gid: id })])
+    .default({ uid: 0, gid: 0 })
+    .describe('whose files are, for the guest'),
+  maxOpenFiles: z
+    .int()
+    .min(MIN_OPEN_FILES)
+    .max(MAX_OPEN_FILES)
+    .default(DEFAULT_OPEN_FILES)
+    .describe('descriptors that are held for the guest'),
+});
+
+export const sharedDirs: z.ZodType<ResolvedSharedDir[]> = z
+  .array(sharedDir)
+  .max(MAX_SHARED_DIRS, 'the machine has no room for more')
+  .refine((dirs) => new Set(dirs.map((dir) => dir.tag)).size === dirs.length, 'each has its own tag');
