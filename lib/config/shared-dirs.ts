@@ -71,7 +71,7 @@ const sharedDir = z.strictObject({
   crossMounts: z.boolean().default(false).describe('enter what is mounted below it'),
   locks: z.enum(['guest', 'host']).default('guest').describe('where locks hold'),
   owner: z
-    .union([z.literal('host'), z.strictObject({ uid: id, gid: id })])
+    .union([z.enum(['host']), z.strictObject({ uid: id, gid: id })])
     .default({ uid: 0, gid: 0 })
     .describe('whose files are, for the guest'),
   maxOpenFiles: z
@@ -85,4 +85,7 @@ const sharedDir = z.strictObject({
 export const sharedDirs: z.ZodType<ResolvedSharedDir[]> = z
   .array(sharedDir)
   .max(MAX_SHARED_DIRS, 'the machine has no room for more')
-  .refine((dirs) => new Set(dirs.map((dir) => dir.tag)).size === dirs.length, 'each has its own tag');
+  .refine(
+    (dirs) => new Set(dirs.map((dir) => dir.tag)).size === dirs.length,
+    'each has its own tag',
+  );

@@ -8,6 +8,7 @@ export type {
   SnapshotOptions,
   StopOptions,
 } from '../config/machine.js';
+export type { SharedDirCache, SharedDirConfig } from '../config/shared-dirs.js';
 export {
   ConfigError,
   EmbervmError,

@@ -98,8 +98,9 @@ export async function shell({ machine }: AgentGuest, script: string): Promise<st
 
 export async function startShell(machine: Machine, script: string): Promise<ExecChannel> {
   execs += 1n;
+  const execId = execs;
   return ExecChannel.start(await machine.connectVsock(AGENT_PORT), {
-    execId: execs,
+    execId,
     args: ['sh', '-c', script],
     env: [PATH],
     stdin: false,

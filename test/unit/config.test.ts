@@ -52,6 +52,7 @@ describe('defaults', () => {
       vsock: { cid: 3 },
       console: 'capture',
       consoleBytes: 65_536,
+      sharedDirs: [],
       rng: true,
     });
   });
@@ -204,14 +205,11 @@ describe('what is not built yet', () => {
     expect(error.message).toContain(option);
   });
 
-  test.each(['memory', 'nics', 'balloon'])(
-    'the machine option %s is refused by name',
-    (option) => {
-      const error = thrown(() => parseMachineConfig({ ...machine, [option]: {} }));
-      expect(error.code).toBe('ERR_UNSUPPORTED');
-      expect(error.message).toContain(`"${option}"`);
-    },
-  );
+  test.each(['memory', 'nics', 'balloon'])('the machine option %s is refused by name', (option) => {
+    const error = thrown(() => parseMachineConfig({ ...machine, [option]: {} }));
+    expect(error.code).toBe('ERR_UNSUPPORTED');
+    expect(error.message).toContain(`"${option}"`);
+  });
 
   test.each([
     [{ vsock: { socketPath: '/s' } }, 'vsock.socketPath'],
