@@ -3,9 +3,10 @@ import { unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { abortedError } from '../../errors.js';
+import { isMissing } from '../../state/durable.js';
 import { FileLock } from '../../state/lock.js';
 import { storeWriteError } from './errors.js';
-import { storeFolder } from './places.js';
+import { imagesDirectory, storeFolder } from './places.js';
 
 const FIRST_WAIT_MS = 2;
 const LONGEST_WAIT_MS = 100;
@@ -27,11 +28,27 @@ export async function withLock<Value>(
   }
 }
 
+/**
+ * Runs `work` while nobody else changes what there is: pulls that begin, sandboxes that take an
+ * image, images that go. Its file stays, because it is wanted all the time.
+ */
+export async function withStore<Value>(work: () => Promise<Value>): Promise<Value> {
+  const lock = await acquire(join(imagesDirectory(), 'lock'), undefined);
+  try {
+    return await work();
+  } finally {
+    await lock.release();
+  }
+}
+
 async function acquire(path: string, signal: AbortSignal | undefined): Promise<FileLock> {
   for (let wait = FIRST_WAIT_MS; ; wait = Math.min(wait * 2, LONGEST_WAIT_MS)) {
     if (signal?.aborted) throw abortedError(signal, 'waiting for an image');
-    const lock = await FileLock.tryAcquire(path).catch((cause: unknown) => {
-      throw storeWriteError('lock', path, cause);
+    const lock = await FileLock.tryAcquire(path).catch(async (cause: unknown) => {
+      // The folder may have been removed, or was never made.
+      if (!isMissing(cause)) throw storeWriteError('lock', path, cause);
+      await storeFolder('locks');
+      return undefined;
     });
     if (lock !== undefined) return lock;
     await sleep(wait);

@@ -2,7 +2,7 @@
 import { stat } from 'node:fs/promises';
 import { type ImagePin, savePin } from '../../state/image-pin.js';
 import { imageNotFound } from './errors.js';
-import { withLock } from './mutex.js';
+import { withStore } from './mutex.js';
 import { rootPath } from './places.js';
 
 /**
@@ -11,7 +11,7 @@ import { rootPath } from './places.js';
  */
 export async function writePin(directory: string, pin: ImagePin): Promise<boolean> {
   // Whoever removes images holds this while looking for pins.
-  return withLock('store', undefined, async () => {
+  return withStore(async () => {
     if (!(await isThere(rootPath(pin.root)))) return false;
     await savePin(directory, pin);
     return true;

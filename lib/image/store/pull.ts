@@ -12,7 +12,7 @@ import type { ImageContents, ImageSource, LayerDescriptor } from '../source.js';
 import { type FetchContext, fetchBlob, type UnpackedLayer, unpackBlob } from './blobs.js';
 import { imageNotFound, storeWriteError } from './errors.js';
 import { parseImageConfig } from './image-config.js';
-import { withLock } from './mutex.js';
+import { withLock, withStore } from './mutex.js';
 import { blobPath, hashOf, hexOf, isDigest, rootKeyOf, rootPath, storeFolder } from './places.js';
 import { LayerProgress, type OnImageProgress } from './progress.js';
 import { loadImage, loadRef, type StoredImage, saveImage, saveRef, touchImage } from './records.js';
@@ -99,7 +99,7 @@ async function pullNow(request: PullRequest): Promise<StoredImage> {
 
 /** Until it is released, what belongs to no image may be on its way to one. */
 async function announcePull(): Promise<() => Promise<void>> {
-  return withLock('store', undefined, async () => {
+  return withStore(async () => {
     const path = join(await storeFolder('pulls'), randomUUID());
     const lock = await FileLock.tryAcquire(path);
     return async () => {

@@ -117,8 +117,11 @@ export async function loadImage(imageDigest: string): Promise<StoredImage | unde
   if (record === undefined || record.digest !== imageDigest) return undefined;
   const root = rootPath(record.root);
   try {
-    if ((await stat(root)).size !== record.rootBytes) return undefined;
-    const { mtimeMs: lastUsedAt } = await stat(recordPath(hex));
+    const [{ size }, { mtimeMs: lastUsedAt }] = await Promise.all([
+      stat(root),
+      stat(recordPath(hex)),
+    ]);
+    if (size !== record.rootBytes) return undefined;
     const config = parseImageConfig(Buffer.from(record.config, 'base64'), record.configDigest);
     return { record, config, rootPath: root, lastUsedAt };
   } catch {

@@ -8,7 +8,7 @@ import { FileLock } from '../../state/lock.js';
 import { sweepDeadSandboxes } from '../../state/sandbox-dir.js';
 import { readSnapshots } from '../../state/snapshots/store.js';
 import { imageInUse, imageNotFound, storeWriteError } from './errors.js';
-import { withLock } from './mutex.js';
+import { withStore } from './mutex.js';
 import { hexOf, type StoreFolder, storeFolder } from './places.js';
 import {
   deleteImage,
@@ -31,7 +31,7 @@ export interface Removed {
 
 /** By a name, which is all that goes where the image has others; or by a digest, with all names. */
 export async function removeImage(reference: string, isDigest: boolean): Promise<Removed> {
-  return withLock('store', undefined, async () => {
+  return withStore(async () => {
     const refs = await loadRefs();
     const digest = isDigest ? reference : refs.get(reference);
     if (digest === undefined) throw imageNotFound(reference, 'nothing was pulled by this name');
@@ -52,7 +52,7 @@ export async function removeImage(reference: string, isDigest: boolean): Promise
 
 /** The least recently used images that nobody uses, until at most `maxBytes` of them are left. */
 export async function pruneImages(maxBytes: number): Promise<Removed> {
-  return withLock('store', undefined, async () => {
+  return withStore(async () => {
     const users = await usersOf();
     const idle = (await loadImages()).filter(({ record }) => !users.has(record.root));
     idle.sort((a, b) => b.lastUsedAt - a.lastUsedAt);
