@@ -16,10 +16,12 @@ export type {
 export type {
   ImageOption,
   ImageProgressEvent,
+  LoadOptions,
   PruneOptions,
   PullOptions,
   PullPolicy,
   RegistryAuth,
+  SaveImageOptions,
 } from './config/image.js';
 export type { LogLevel, LogOptions, LogSource, LogStreamOptions } from './config/logs.js';
 export type { StopOptions } from './config/machine.js';

@@ -28,6 +28,7 @@ const FILE_BYTES = [700, 5_000, 40_000, 300_000, 4_000_000];
 const ROUNDS = 7;
 const CREATES = 15;
 const PROCESSES = 8;
+const NAME = 'docker.io/library/bench:1';
 const MEMORY_MIB = 128;
 /** Stages of a start in which the host alone is at work. */
 const HOST_STAGES = ['validate', 'image', 'assets', 'disk'];
@@ -128,7 +129,7 @@ async function timePulls(directory, home) {
   const startedAt = performance.now();
   await Promise.all(
     Array.from({ length: PROCESSES }, () =>
-      run(process.execPath, [child, store, directory, 'bench:1'], {
+      run(process.execPath, [child, store, directory, NAME], {
         env: { ...process.env, EMBERVM_HOME: home },
       }),
     ),
@@ -148,8 +149,8 @@ async function timePulls(directory, home) {
 /** What an image that is there adds to the host's part of a warm start. */
 async function timeCreates(contents, archive) {
   await pull({
-    reference: 'bench:1',
-    name: 'bench:1',
+    reference: NAME,
+    name: NAME,
     policy: 'if-missing',
     open: async () => ({
       resolve: async () => ({
@@ -164,7 +165,7 @@ async function timeCreates(contents, archive) {
     signal: undefined,
   });
   const hostMs = { base: [], image: [] };
-  const kinds = { base: {}, image: { image: 'bench:1' } };
+  const kinds = { base: {}, image: { image: NAME } };
   for (let round = 0; round <= CREATES; round++) {
     for (const [kind, options] of Object.entries(kinds)) {
       const sandbox = await Sandbox.create({ memoryMib: MEMORY_MIB, ...options });

@@ -1,5 +1,5 @@
 /** Images as their users see them. What it takes is loaded when it is needed. */
-import type { PruneOptions, PullOptions } from '../config/image.js';
+import type { LoadOptions, PruneOptions, PullOptions, SaveImageOptions } from '../config/image.js';
 import type { ImageConfig } from './store/image-config.js';
 import type { StoredImage } from './store/records.js';
 import type { Removed } from './store/removal.js';
@@ -82,6 +82,24 @@ export class Image {
     return pruneImages(parsePruneOptions(options).maxBytes);
   }
 
+  /** Has the images of a file of `docker save`, or of an OCI archive, in the store, by their names. */
+  static async load(path: string, options?: LoadOptions): Promise<Image[]> {
+    const { parseLoadOptions } = await import('../config/image.js');
+    const { loadArchive } = await import('./store/load.js');
+    const stored = await loadArchive(parseLoadOptions(path, options));
+    return Promise.all(stored.map((image) => Image.#of(image)));
+  }
+
+  /** Writes an image to an archive, which `docker load` and {@link Image.load} take. */
+  static async save(reference: string, path: string, options?: SaveImageOptions): Promise<void> {
+    const { parseSaveImageOptions } = await import('../config/image.js');
+    const { saveArchive } = await import('./store/save.js');
+    const parsed = parseSaveImageOptions(reference, path, options);
+    const image = await find(parsed.reference);
+    const names = await tagsOf(await Image.#of(image), parsed.reference);
+    await saveArchive(image, { ...parsed, names });
+  }
+
   static async #of(stored: StoredImage, known?: Map<string, string>): Promise<Image> {
     const { loadRefs } = await import('./store/records.js');
     const { storedBytes } = await import('./store/removal.js');
@@ -130,6 +148,18 @@ export class Image {
   get lastUsedAt(): Date {
     return new Date(this.#stored.lastUsedAt);
   }
+}
+
+/** As archives have them: the one that was asked for, or all of an image that was by its digest. */
+async function tagsOf(image: Image, wanted: string): Promise<{ name: string; tag: string }[]> {
+  const { nameOrDigest } = await import('./store/open-source.js');
+  const { parseReference } = await import('./reference.js');
+  const { name, isDigest } = await nameOrDigest(wanted);
+  return (isDigest ? image.references : [name]).flatMap((reference) => {
+    const { familiar, tag, digest } = parseReference(reference);
+    if (tag === null || digest !== null) return [];
+    return [{ name: familiar.slice(0, -tag.length - 1), tag }];
+  });
 }
 
 async function find(input: string): Promise<StoredImage> {

@@ -24,6 +24,7 @@ const fixture = fileURLToPath(new URL('../fixtures/pull-image.mjs', import.meta.
 const store = `file://${join(packageRoot(), 'dist/image/store')}`;
 const killer = useKillAtStep();
 const PROCESSES = 8;
+const MADE = 'docker.io/library/made:latest';
 
 let scratch = '';
 let home = '';
@@ -79,7 +80,7 @@ test('eight processes that pull one image fetch each layer once', async () => {
   const ends = await Promise.all(
     Array.from({ length: PROCESSES }, (_, index) =>
       // Two names: those of the second find all layers, too.
-      run(process.execPath, [fixture, store, directory, `name-${index % 2}`]),
+      run(process.execPath, [fixture, store, directory, `docker.io/library/name-${index % 2}:1`]),
     ),
   );
   expect(new Set(ends.map(({ stdout }) => stdout)).size).toBe(1);
@@ -88,19 +89,21 @@ test('eight processes that pull one image fetch each layer once', async () => {
   expectGoodBlobs();
   expect(filesOf('images', 'roots').length).toBe(1);
   expect([...filesOf('cache'), ...filesOf('images', 'locks')]).toEqual([]);
-  expect((await Image.list()).map(({ references }) => references)).toEqual([['name-0', 'name-1']]);
+  expect((await Image.list()).map(({ references }) => references)).toEqual([
+    ['docker.io/library/name-0:1', 'docker.io/library/name-1:1'],
+  ]);
 });
 
 test('a pull that is killed at any step leaves what is right, or nothing', async () => {
   const directory = await publish([layer('a', 20_000)]);
-  const args = [fixture, store, directory, 'made'];
+  const args = [fixture, store, directory, MADE];
   const roots: string[] = [];
   const steps = await killer.everyStep(home, args, async () => {
     expectGoodBlobs();
     for (const { digest, references } of await Image.list()) {
       // What can be listed can be used.
       expect(digest).toMatch(/^sha256:/);
-      expect(references.every((name) => name === 'made')).toBe(true);
+      expect(references.every((name) => name === MADE)).toBe(true);
     }
     for (const root of filesOf('images', 'roots')) {
       execFileSync('fsck.erofs', [join(home, 'images/roots', root)], { stdio: 'pipe' });
@@ -112,7 +115,7 @@ test('a pull that is killed at any step leaves what is right, or nothing', async
   });
   expect(steps).toBeGreaterThan(10);
   expect(new Set(roots).size).toBe(1);
-  expect((await Image.inspect('made')).layers.length).toBe(1);
+  expect((await Image.inspect(MADE)).layers.length).toBe(1);
   await Image.prune();
   const left = ['blobs', 'roots', 'pulls', 'manifests', 'refs'].flatMap((name) =>
     // What a record was on its way in; nobody takes it for one.

@@ -68,7 +68,7 @@ describeGuest('a sandbox of an image', () => {
     const source = new MadeSource([layerOf(tar)], runConfig);
     stored = await pull({
       reference: 'made:1',
-      name: 'made:1',
+      name: 'docker.io/library/made:1',
       policy: 'if-missing',
       open: async () => source,
       report: () => {},

@@ -18,6 +18,7 @@ import { afterAll, expect, test } from 'vitest';
 import type { ImageProgressEvent, PullPolicy } from '../../lib/config/image.js';
 import { ImageError } from '../../lib/errors.js';
 import { Image } from '../../lib/image/image.js';
+import { parseReference } from '../../lib/image/reference.js';
 import { writePin } from '../../lib/image/store/pin.js';
 import { pull } from '../../lib/image/store/pull.js';
 import type { StoredImage } from '../../lib/image/store/records.js';
@@ -72,12 +73,17 @@ interface Options {
 function pullFrom(source: MadeSource, options: Options = {}): Promise<StoredImage> {
   return pull({
     reference: options.name ?? 'made:1',
-    name: 'name' in options ? options.name : 'made:1',
+    name: canonical(options.name ?? 'made:1'),
     policy: options.policy ?? 'if-missing',
     open: async () => source,
     report: options.report ?? (() => {}),
     signal: options.signal,
   });
+}
+
+/** Names are stored as a whole: `docker.io/library/made:1`. */
+function canonical(name: string): string {
+  return parseReference(name).canonical;
 }
 
 function leftOvers(): string[] {
@@ -152,11 +158,8 @@ test('layers and roots are shared', async () => {
   expect(same.opened).toEqual([]);
   expect(image.config.cmd).toEqual(['other']);
   expect(filesOf('roots').length).toBe(2);
-  expect((await Image.list()).flatMap(({ references }) => references).sort()).toEqual([
-    'one',
-    'three',
-    'two',
-  ]);
+  const names = (await Image.list()).flatMap(({ references }) => references);
+  expect(names.sort()).toEqual(['one', 'three', 'two'].map(canonical));
 });
 
 test('pulls at the same moment fetch each layer once', async () => {
@@ -267,17 +270,21 @@ test('images are told, inspected and removed by name and digest', async () => {
   await pullFrom(new MadeSource([lower, plain]), { name: 'two' });
   const image = await Image.inspect('one');
   expect(image.digest).toBe(record.digest);
-  expect(image.references).toEqual(['alias', 'one']);
+  expect(image.references).toEqual(['alias', 'one'].map(canonical));
   expect(image.config.cmd).toEqual(['hi']);
   expect(image.layers.map(({ digest }) => digest)).toEqual([lower.digest, upper.digest]);
   expect(image.layers[0]?.sizeBytes).toBe(lower.size);
   expect(image.sizeBytes).toBeGreaterThan(statSync(inStore('blobs', lower.digest.slice(7))).size);
 
-  expect(await Image.remove('one')).toEqual({ references: ['one'], digests: [], freedBytes: 0 });
+  expect(await Image.remove('one')).toEqual({
+    references: [canonical('one')],
+    digests: [],
+    freedBytes: 0,
+  });
   expect(await rejection(Image.inspect('one'))).toMatchObject({ code: 'ERR_IMAGE_NOT_FOUND' });
-  expect((await Image.inspect(record.digest)).references).toEqual(['alias']);
+  expect((await Image.inspect(record.digest)).references).toEqual([canonical('alias')]);
   const removed = await Image.remove(record.digest);
-  expect(removed).toMatchObject({ references: ['alias'], digests: [record.digest] });
+  expect(removed).toMatchObject({ references: [canonical('alias')], digests: [record.digest] });
   expect(removed.freedBytes).toBeGreaterThan(0);
   // What the other image has stays.
   expect(filesOf('blobs').sort()).toEqual([lower, plain].map((one) => one.digest.slice(7)).sort());
@@ -300,8 +307,8 @@ test('what a sandbox has is neither removed nor pruned', async () => {
       context: { user: 'the sandbox "mine"' },
     });
   }
-  expect((await Image.prune()).references).toEqual(['idle']);
-  expect((await Image.list()).map((image) => image.references)).toEqual([['used']]);
+  expect((await Image.prune()).references).toEqual([canonical('idle')]);
+  expect((await Image.list()).map((image) => image.references)).toEqual([[canonical('used')]]);
   rmSync(directory, { recursive: true });
   expect((await Image.prune()).digests).toEqual([digest]);
   expect([...filesOf('blobs'), ...filesOf('roots')]).toEqual([]);
@@ -318,13 +325,13 @@ test('prune keeps what was used last, up to its size', async () => {
     utimesSync(path, 1_000_000 + index, 1_000_000 + index);
   }
   const [newest] = await Image.list();
-  expect(newest?.references).toEqual(['new']);
+  expect(newest?.references).toEqual([canonical('new')]);
   const { sizeBytes = 0 } = newest ?? {};
   expect((await Image.prune({ maxBytes: Math.floor(sizeBytes * 2.5) })).references).toEqual([
-    'old',
+    canonical('old'),
   ]);
   expect((await Image.prune({ maxBytes: Math.floor(sizeBytes * 1.5) })).references).toEqual([
-    'middle',
+    canonical('middle'),
   ]);
   expect((await Image.prune({ maxBytes: 1e12 })).references).toEqual([]);
 });
@@ -339,7 +346,35 @@ test('content of a pull that runs is not swept', async () => {
   };
   await pullFrom(source, { name: 'new' });
   expect(prune).toBeDefined();
-  expect((await Image.list()).map((image) => image.references)).toEqual([['new']]);
+  expect((await Image.list()).map((image) => image.references)).toEqual([[canonical('new')]]);
   await Image.prune({ maxBytes: 1e12 });
   expect(filesOf('blobs')).toEqual([lower.digest.slice(7)]);
+});
+
+test.each(['docker', 'oci'] as const)('an image is the same after %s', async (format) => {
+  const { record, config } = await pullFrom(new MadeSource([lower, upper, modern], runConfig), {
+    name: 'registry.example:5000/team/app:1.2',
+  });
+  const archive = join(scratch, `saved-${format}.tar`);
+  await Image.save('registry.example:5000/team/app:1.2', archive, { format });
+  await Image.remove(record.digest);
+  expect(filesOf('blobs')).toEqual([]);
+  const [loaded, ...others] = await Image.load(archive);
+  expect(others).toEqual([]);
+  expect(loaded?.references).toEqual(['registry.example:5000/team/app:1.2']);
+  expect(loaded?.config).toEqual(config);
+  expect(loaded?.layers.map(({ diffId }) => diffId)).toEqual(
+    record.layers.map(({ diffId }) => diffId),
+  );
+  // What docker writes has the layers unpacked, and so another manifest.
+  expect(loaded?.digest === record.digest).toBe(format === 'oci');
+  execFileSync('tar', ['-tf', archive]);
+  expect(readdirSync(scratch).filter((name) => name.includes('.tmp-'))).toEqual([]);
+
+  writeFileSync(inStore('blobs', (loaded?.layers[0]?.digest ?? '').slice(7)), 'rotten');
+  const before = readFileSync(archive);
+  expect(await rejection(Image.save(loaded?.digest ?? '', archive, { format }))).toMatchObject({
+    code: expect.stringMatching(/^ERR_IMAGE_/),
+  });
+  expect(readFileSync(archive).equals(before)).toBe(true);
 });

@@ -7,20 +7,28 @@ import { isDigest } from './places.js';
 
 export async function openSource(
   image: ImageOption,
-  _auth: RegistryAuth | undefined,
+  auth: RegistryAuth | undefined,
 ): Promise<ImageSource> {
-  if (typeof image === 'object' && 'rootfs' in image) {
+  if (typeof image === 'string') {
+    if (isDigest(image)) {
+      throw imageNotFound(image, 'a digest names only what is in the store. Pull it by its name');
+    }
+    const { RegistrySource } = await import('../sources/registry.js');
+    return new RegistrySource(image, { auth });
+  }
+  if ('rootfs' in image) {
     const { DirectorySource } = await import('./directory-source.js');
     return new DirectorySource(image.rootfs);
   }
-  if (typeof image === 'string' && isDigest(image)) {
-    throw imageNotFound(image, 'a digest names only what is in the store. Pull it by its name');
+  if ('disk' in image) {
+    throw new ConfigError('ERR_INVALID_CONFIG', 'a disk is no image that can be pulled', {
+      context: { option: 'image.disk' },
+    });
   }
-  throw new ConfigError(
-    'ERR_UNSUPPORTED',
-    'the option "image" can only be { rootfs } or { disk } in this version',
-    { context: { option: 'image' } },
-  );
+  const { ArchiveSource, LayoutSource } = await import('../sources/local.js');
+  const { reference } = image;
+  if ('archive' in image) return new ArchiveSource(image.archive, { reference });
+  return new LayoutSource(image.layout, { reference });
 }
 
 /** By which an image is found in the store; `undefined` where only its source can tell. */
@@ -28,9 +36,11 @@ export async function storedName(image: ImageOption): Promise<string | undefined
   return typeof image === 'string' ? (await nameOrDigest(image)).name : undefined;
 }
 
-/** What a caller names an image by. */
+/** What a caller names an image by: its canonical name, or the digest of its manifest. */
 export async function nameOrDigest(input: string): Promise<{ name: string; isDigest: boolean }> {
-  return { name: input, isDigest: isDigest(input) };
+  if (isDigest(input)) return { name: input, isDigest: true };
+  const { parseReference } = await import('../reference.js');
+  return { name: parseReference(input).canonical, isDigest: false };
 }
 
 /** What the image of an option is called. */

@@ -27,6 +27,8 @@ export interface PullRequest {
   reference: string;
   /** By which it is found again; `undefined`: the source is asked each time. */
   name: string | undefined;
+  /** Also by the name that the source has for it. */
+  ownName?: boolean;
   policy: PullPolicy;
   open: () => Promise<ImageSource>;
   report: OnImageProgress;
@@ -84,6 +86,9 @@ async function pullNow(request: PullRequest): Promise<StoredImage> {
       const known = await loadImage(digest);
       if (known === undefined) await store(contents, source, request);
       if (name !== undefined) await saveRef(name, digest);
+      if (request.ownName && contents.reference !== null) {
+        await saveRef(contents.reference, digest);
+      }
       const image = await loadImage(digest);
       if (image === undefined) throw imageNotFound(reference, 'it was removed meanwhile');
       if (known !== undefined) await touchImage(digest);
