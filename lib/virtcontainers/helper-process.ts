@@ -30,7 +30,8 @@ export async function startHelper(
     const child = spawn(path, args, { detached: session, stdio: [stdio, stdio, stdio] });
     await new Promise<void>((resolve, reject) => {
       child.once('spawn', resolve);
-      child.once('error', reject);
+      // Stays: a signal that cannot be sent later is an error event, too.
+      child.on('error', reject);
     });
     child.unref();
     const pid = child.pid ?? 0;

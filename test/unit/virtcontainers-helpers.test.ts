@@ -2,7 +2,7 @@
 import { fork } from 'node:child_process';
 import diagnostics from 'node:diagnostics_channel';
 import { once } from 'node:events';
-import { chmod, mkdir, readFile, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
@@ -117,6 +117,23 @@ describe('a shim', () => {
     const failed = await rejection(sandbox.createContainer({ id: 'c' }));
     expect(failed.code).toBe('ERR_HELPER_FAILED');
     expect((await sandbox.status()).containersStatus).toEqual([]);
+  });
+
+  test('that cannot be run again fails the start, and the VM ends again', async () => {
+    const { path } = await script('ends');
+    const cmd = { args: ['a'], detach: true };
+    const containers = ['a', 'b'].map((id) => ({ id, cmd }));
+    const sandbox = await vc.createSandbox(
+      mock({ shimType: 'ccShim', shimConfig: { path }, containers }),
+    );
+    await sandbox.stop();
+    await rm(path);
+    expect((await rejection(sandbox.start())).code).toBe('ERR_HELPER_FAILED');
+    expect(await sandbox.status()).toMatchObject({
+      state: 'stopped',
+      containersStatus: [{ state: 'stopped' }, { state: 'stopped' }],
+    });
+    await sandbox.delete();
   });
 
   test.each(['url', 'container', 'token'])('needs its %s', async (missing) => {

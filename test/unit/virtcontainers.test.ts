@@ -368,6 +368,27 @@ describe('a VM that dies', () => {
   );
 });
 
+test('a VM that ended with its process has left a sandbox that is stopped', async () => {
+  await vc.runSandbox(mock('lost', { containers: [{ id: 'c' }] }));
+  const path = join(root(), 'lost', 'sandbox.json');
+  const record = JSON.parse(await readFile(path, 'utf8')) as { config: object };
+  const config = { ...record.config, hypervisorType: 'builtin' };
+  // As a process leaves it that was killed: the record says "running", and nobody has the VM.
+  const gone = await vc.createSandbox(mock('gone'));
+  await gone.delete();
+  await mkdir(join(root(), 'gone'));
+  const left = { ...record, id: 'gone', owner: 2 ** 22, config };
+  await writeFile(join(root(), 'gone', 'sandbox.json'), JSON.stringify(left));
+  expect(await vc.statusSandbox('gone')).toMatchObject({
+    state: 'stopped',
+    containersStatus: [{ id: 'c', state: 'stopped' }],
+  });
+  expect(await codeOf(vc.pauseSandbox('gone'))).toBe('ERR_INVALID_STATE');
+  await vc.stopSandbox('gone');
+  await vc.deleteSandbox('gone');
+  expect((await vc.listSandbox()).map(({ id }) => id)).toEqual(['lost']);
+});
+
 describe('storages', () => {
   test.each(['filesystem', 'leveldb'] as const)('%s keeps sandboxes', async (name) => {
     vc.setStorage(name);

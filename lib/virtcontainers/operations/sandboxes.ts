@@ -42,7 +42,7 @@ export async function createSandbox(
     if (start) await startContainers(session);
     await session.save();
   } catch (error) {
-    await stopSandbox(session, true);
+    await stopSandbox(session, true).catch(() => {});
     throw error;
   }
 }
@@ -54,7 +54,7 @@ export async function startSandbox(session: Session, signal?: AbortSignal): Prom
   try {
     await startContainers(session);
   } catch (error) {
-    if (boots) await stopSandbox(session, true);
+    if (boots) await stopSandbox(session, true).catch(() => {});
     await session.save();
     throw error;
   }
