@@ -15,3 +15,9 @@ export function useDirectory(): () => Promise<string> {
     return path;
   };
 }
+
+/** One for all tests of a file. */
+export function makeDirectory(): { directory: Promise<string>; remove: () => Promise<void> } {
+  const directory = mkdtemp(join(tmpdir(), 'embervm-test-'));
+  return { directory, remove: async () => rm(await directory, { recursive: true, force: true }) };
+}

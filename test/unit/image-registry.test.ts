@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import type { RegistryOptions } from '../../lib/config/registry.js';
@@ -20,6 +21,21 @@ function sourceOf(
   options: RegistryOptions = {},
 ): RegistrySource {
   return new RegistrySource(`${registry.host}/${name}`, { registry: { ...quick, ...options } });
+}
+
+/** A certificate for loopback, and its key. */
+function selfSigned(): { key: string; cert: string } {
+  const out = execFileSync(
+    'openssl',
+    [
+      ...['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes'],
+      ...['-subj', '/CN=loopback', '-addext', 'subjectAltName=IP:127.0.0.1', '-days', '2'],
+      ...['-keyout', '-', '-out', '-'],
+    ],
+    { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] },
+  );
+  const at = out.indexOf('-----BEGIN CERTIFICATE-----');
+  return { key: out.slice(0, at), cert: out.slice(at) };
 }
 
 async function withImage(misbehave?: Misbehaviour) {
@@ -398,5 +414,45 @@ describe('a registry that is in trouble', () => {
     await sleep(50);
     await source.close();
     expect((await resolving).code).toBe('ERR_REGISTRY_UNAVAILABLE');
+  });
+});
+
+describe('TLS', () => {
+  it('trusts what is told for this registry, and nothing else', async () => {
+    const { key, cert } = selfSigned();
+    const registry = await start({ key, cert });
+    const image = await makeImage();
+    registry.addImage('app', '1', image);
+    const options = { insecure: false };
+    const untrusted = { registries: { [registry.host]: options } };
+    const error = await rejection(pull(sourceOf(registry, 'app:1', untrusted)));
+    expect(error.code).toBe('ERR_REGISTRY_UNAVAILABLE');
+    expect(error.message).toContain('"ca"');
+    const other = selfSigned().cert;
+    const wrong = { registries: { [registry.host]: { ca: other } } };
+    expect((await rejection(pull(sourceOf(registry, 'app:1', wrong)))).code).toBe(error.code);
+    const trusted = { registries: { [registry.host]: { ca: cert } } };
+    const { layers } = await pull(sourceOf(registry, 'app:1', trusted));
+    expect(layers.map(sha256)).toEqual(image.layers.map(({ digest }) => digest));
+  });
+
+  it('is not given up by a redirect', async () => {
+    const { key, cert } = selfSigned();
+    const registry = await start({ key, cert });
+    registry.misbehave = (_request, response) => {
+      response.writeHead(302, { location: 'http://127.0.0.1:1/' }).end();
+      return true;
+    };
+    const trusted = { registries: { [registry.host]: { ca: cert } } };
+    const error = await rejection(pull(sourceOf(registry, 'app:1', trusted)));
+    expect(error.code).toBe('ERR_REGISTRY_PROTOCOL');
+    expect(error.message).toContain('without TLS');
+    registry.misbehave = (_request, response) => {
+      const challenge = 'Bearer realm="http://127.0.0.1:1/token"';
+      response.writeHead(401, { 'www-authenticate': challenge }).end();
+      return true;
+    };
+    const downgraded = await rejection(pull(sourceOf(registry, 'app:1', trusted)));
+    expect(downgraded.message).toContain('no place to send credentials to');
   });
 });
