@@ -70,6 +70,7 @@ export const errorTable = {
   ERR_SANDBOX_CRASHED: 'SandboxError',
   ERR_FACTORY_CLOSED: 'SandboxError',
   ERR_SANDBOX_STOPPED: 'SandboxError',
+  ERR_PATCH_FAILED: 'SandboxError',
   ERR_BOOT_FAILED: 'SandboxError',
   ERR_BOOT_TIMEOUT: 'SandboxError',
 

@@ -26,6 +26,7 @@ export type {
 export type { LogLevel, LogOptions, LogSource, LogStreamOptions } from './config/logs.js';
 export type { StopOptions } from './config/machine.js';
 export type { MetricsOptions, MetricsStreamOptions } from './config/metrics.js';
+export type { Patch } from './config/patches.js';
 export type { Rlimit, RlimitName } from './config/rlimits.js';
 export type {
   BootStage,

@@ -27,6 +27,7 @@ import { type InitOption, init, type ResolvedInit } from './init.js';
 import { type LogLevel, logLevel } from './logs.js';
 import { kernelArgument } from './machine.js';
 import { parseConfig } from './parse.js';
+import { type Patch, patches } from './patches.js';
 import * as z from './zod.js';
 
 type JsonValue = string | number | boolean | null | JsonValue[] | { [key: string]: JsonValue };
@@ -89,6 +90,8 @@ export interface SandboxOptions {
   registryAuth?: RegistryAuth | undefined;
   /** Instead of the entrypoint of the image, for `execDefault()`; its command has no meaning then. */
   entrypoint?: string[] | undefined;
+  /** Changes to its root, made in their order before anything runs in it; only once. */
+  patches?: Patch[] | undefined;
   /**
    * Go on from the snapshot of this name: with its memory at once, where it has memory, else by a
    * boot with its disk. What it was created with is inherited; what a machine cannot change is
@@ -186,6 +189,7 @@ export interface ResolvedSandboxOptions {
   image?: ImageOption | undefined;
   pullPolicy: PullPolicy;
   registryAuth?: RegistryAuth | undefined;
+  patches: Patch[];
   entrypoint?: string[] | undefined;
   snapshot?: string | undefined;
   cpus: number;
@@ -329,7 +333,7 @@ const fields = z.strictObject({
     .record(scriptName, cleanText)
     .default({})
     .describe('programs on the PATH of every command'),
-  patches: notBuilt('patches'),
+  patches: patches.default([]).describe('changes to the root of a new sandbox'),
   mounts: notBuilt('mounts'),
   logLevel: logLevel.default('info').describe('what is logged about the sandbox'),
   quietLogs: z.boolean().default(false).describe('log nothing'),
@@ -366,7 +370,13 @@ const list: z.ZodType<ResolvedListOptions> = z.strictObject({
 /** What a sandbox was created with, as it is put on record. */
 export function storedOptions(input: SandboxOptions): { [key: string]: JsonValue } {
   const { onProgress: _onProgress, signal: _signal, replace: _replace, ...rest } = input;
-  const { vmFactory: _vmFactory, registryAuth: _secret, pullPolicy: _policy, ...stored } = rest;
+  const {
+    vmFactory: _vmFactory,
+    registryAuth: _secret,
+    pullPolicy: _policy,
+    patches: _done,
+    ...stored
+  } = rest;
   return JSON.parse(JSON.stringify(stored));
 }
 

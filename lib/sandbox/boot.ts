@@ -78,7 +78,7 @@ export class Boot {
     onReleased: () => void,
   ): Promise<SandboxCore> {
     const vm = await this.#vmOf(factory);
-    await vm.watch.during(this.#installScripts(vm));
+    await vm.watch.during(this.#prepareRoot(vm));
     const init = await this.#startInit(vm);
     await recorded;
     this.#clock.end();
@@ -114,13 +114,17 @@ export class Boot {
   }
 
   /** Part of the root's set-up: a full disk is a failure of that stage. */
-  async #installScripts({ machine, agent, watch }: WatchedVm): Promise<void> {
-    const { scripts } = this.#options;
+  async #prepareRoot({ machine, agent, watch }: WatchedVm): Promise<void> {
+    const { scripts, patches, signal } = this.#options;
     const files = new SandboxFiles({
       call: (method, request, signal) => agent.files(method, request, { signal }),
       connect: (signal) => machine.connectVsock(AGENT_PORT, { signal }),
       explain: async (error) => error,
     });
+    if (patches.length > 0) {
+      const { applyPatches } = await import('./patches.js');
+      await applyPatches(files, patches, signal);
+    }
     try {
       await installScripts(files, scripts);
     } catch (cause) {

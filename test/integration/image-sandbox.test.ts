@@ -80,15 +80,56 @@ describeGuest('a sandbox of an image', () => {
         image: 'made:1',
         env: { OTHER: 'sandbox', THIRD: '3' },
         labels: { own: 'yes' },
+        patches: [
+          { type: 'text', path: '/opt/deep/note', content: 'text', mode: 0o4750 },
+          { type: 'append', path: '/opt/deep/note', content: ' and more' },
+          { type: 'text', path: '/etc/mark', content: 'of the patch', replace: true },
+          { type: 'mkdir', path: '/opt/locked', mode: 0o700 },
+          { type: 'mkdir', path: '/srv' },
+          { type: 'symlink', path: '/opt/link', target: 'deep/note' },
+          { type: 'remove', path: '/bin/ls' },
+          { type: 'remove', path: '/no/such/thing' },
+          { type: 'copyFile', from: join(scratch, 'root/etc/group'), path: '/opt/group' },
+          { type: 'copyDir', from: join(scratch, 'root/etc'), path: '/opt/etc' },
+        ],
         onProgress: (event) => events.push(event),
       }),
     );
   });
   afterAll(() => sandbox?.close());
 
+  test('is patched before anything runs in it', async () => {
+    const seen = await sandbox.exec(
+      'sh',
+      ['-c', 'cat /opt/link /etc/mark; cat /opt/group /opt/etc/mark; echo /bin/l*; echo /opt/*'],
+      { user: '0' },
+    );
+    expect(seen.stdout).toBe(
+      'text and moreof the patchworker:x:1234:\nof the image\n/bin/l*\n' +
+        '/opt/deep /opt/etc /opt/group /opt/link /opt/locked\n',
+    );
+    expect((await sandbox.files.stat('/opt/deep/note')).mode & 0o7777).toBe(0o4750);
+    expect((await sandbox.files.stat('/opt/locked')).mode & 0o7777).toBe(0o700);
+    const error = await rejection(
+      Sandbox.create(
+        small({
+          image: 'made:1',
+          patches: [
+            { type: 'mkdir', path: '/new' },
+            { type: 'text', path: '/etc/mark', content: '' },
+          ],
+        }),
+      ),
+    );
+    expect(error).toMatchObject({
+      code: 'ERR_PATCH_FAILED',
+      context: { index: 1, type: 'text', path: '/etc/mark' },
+    });
+  });
+
   test('has its files, environment, user and working directory', async () => {
-    expect(await run(sandbox, 'cat /etc/mark; id -un; pwd; echo $GREETING $OTHER $THIRD')).toBe(
-      ['of the image', 'worker', '/srv', 'hello sandbox 3'].join('\n'),
+    expect(await run(sandbox, 'cat /etc/group; id -un; pwd; echo $GREETING $OTHER $THIRD')).toBe(
+      ['worker:x:1234:', 'worker', '/srv', 'hello sandbox 3'].join('\n'),
     );
     const given = await sandbox.exec('sh', ['-c', 'id -u; pwd; echo $GREETING'], {
       user: '0',
@@ -127,8 +168,8 @@ describeGuest('a sandbox of an image', () => {
   test('copies go on with it, and start as fast as others', async () => {
     await run(sandbox, 'echo written > /home/worker/file');
     await using fork = await sandbox.fork();
-    expect(await run(fork, 'cat /home/worker/file /etc/mark; echo $OTHER')).toBe(
-      'written\nof the image\nsandbox',
+    expect(await run(fork, 'cat /home/worker/file /etc/group; echo $OTHER')).toBe(
+      'written\nworker:x:1234:\nsandbox',
     );
     expect(fork.image?.digest).toBe(stored.record.digest);
     await using second = await Sandbox.create(small({ image: stored.record.digest }));
@@ -146,7 +187,7 @@ describeGuest('a sandbox of an image', () => {
     });
     expect((await Image.prune()).digests).toEqual([]);
     sandbox = await Sandbox.start('mine');
-    expect(await run(sandbox, 'cat /home/worker/file /etc/mark')).toBe('written\nof the image');
+    expect(await run(sandbox, 'cat /home/worker/file /etc/group')).toBe('written\nworker:x:1234:');
     await sandbox.stop();
     await Sandbox.remove('mine');
     expect(await rejection(Image.remove('made:1'))).toMatchObject({

@@ -15,6 +15,7 @@ describe('defaults', () => {
     expect(parseSandboxOptions(undefined)).toEqual({
       cpus: 1,
       memoryMib: 512,
+      patches: [],
       pullPolicy: 'if-missing',
       env: {},
       shell: '/bin/sh',
@@ -172,7 +173,6 @@ describe('what is not built yet', () => {
   test.each([
     ['maxCpus', 4],
     ['maxMemoryMib', 4096],
-    ['patches', []],
     ['mounts', {}],
     ['detached', true],
     ['network', { mode: 'nat' }],
