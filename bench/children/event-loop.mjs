@@ -1,5 +1,5 @@
 // The longest stall of the event loop during 4 creates and 20 execs, the loading of the modules
-// included. Prints { stallMs, blockedMs, idleStallMs }; the last is that of a process which does
+// included. Prints { stallMs, busyMs, idleStallMs }; the last is that of a process which does
 // nothing but watch its own loop, at the same time.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';

@@ -1,6 +1,7 @@
 // Watches the event loop with a timer of 1 ms: how late it comes is how long the loop was stalled.
-// A loop can be late because something blocked it, or because the host ran other threads; the
-// second is in /proc/self/schedstat, and is told apart.
+// A loop can be late because something held it up, or because its thread had no core: the host ran
+// other threads, or ran other machines and this one stood still, which nothing here is told of. What
+// the thread itself did meanwhile is its CPU time in /proc/self/schedstat, and is told apart.
 import { closeSync, openSync, readSync } from 'node:fs';
 
 const PERIOD_MS = 1;
@@ -12,16 +13,16 @@ export class StallProbe {
   #buffer = Buffer.alloc(128);
   #timer;
   #last;
-  #lastWait;
-  #worst = { stallMs: 0, blockedMs: 0 };
+  #lastRan;
+  #worst = { stallMs: 0, busyMs: 0 };
 
   start() {
     this.#last = performance.now();
-    this.#lastWait = this.#waitedMs();
+    this.#lastRan = this.#ranMs();
     this.#timer = setInterval(() => this.#tick(), PERIOD_MS);
   }
 
-  /** The longest stall, and the longest that was not a wait for a CPU. */
+  /** The longest stall, and the most CPU time that the thread took between two ticks. */
   stop() {
     clearInterval(this.#timer);
     closeSync(this.#file);
@@ -30,18 +31,17 @@ export class StallProbe {
 
   #tick() {
     const now = performance.now();
-    const wait = this.#waitedMs();
+    const ran = this.#ranMs();
     const stall = now - this.#last - PERIOD_MS;
-    const blocked = stall - (wait - this.#lastWait);
     this.#worst.stallMs = Math.max(this.#worst.stallMs, stall);
-    this.#worst.blockedMs = Math.max(this.#worst.blockedMs, blocked);
+    this.#worst.busyMs = Math.max(this.#worst.busyMs, ran - this.#lastRan);
     this.#last = performance.now();
-    this.#lastWait = wait;
+    this.#lastRan = this.#ranMs();
   }
 
-  /** "run-ns wait-ns slices": how long the thread was ready to run and did not. */
-  #waitedMs() {
+  /** The first of "run-ns wait-ns slices". */
+  #ranMs() {
     const length = readSync(this.#file, this.#buffer, 0, this.#buffer.length, 0);
-    return Number(this.#buffer.toString('latin1', 0, length).split(' ')[1]) / NS_PER_MS;
+    return Number(this.#buffer.toString('latin1', 0, length).split(' ')[0]) / NS_PER_MS;
   }
 }

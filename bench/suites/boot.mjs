@@ -48,7 +48,7 @@ async function eventLoop(note) {
   };
   return [
     metric('event_loop_stall_ms', 'stallMs'),
-    metric('event_loop_blocked_ms', 'blockedMs'),
+    metric('event_loop_busy_ms', 'busyMs'),
     // What a process that does nothing saw meanwhile: the share of the host.
     metric('idle_process_stall_ms', 'idleStallMs'),
   ];

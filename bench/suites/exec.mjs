@@ -7,13 +7,12 @@ import { Sandbox } from '../../dist/index.js';
 import { measureInChild } from '../lib/child.mjs';
 import { round, summarize } from '../lib/statistics.mjs';
 import { tinyProgram } from '../lib/tiny-program.mjs';
-import { vcpuWaitReader } from '../lib/vcpu-wait.mjs';
 
 const WARM_UP = 3;
 const RUNS = 40;
 /** A guest that used no CPU for so long has done with the command before. */
 const IDLE_MS = 10;
-/** Counters alone, read at one moment: uptime and CPU time are comparable. */
+/** Counters alone: no question to the guest, no count of its pages. */
 const COUNTERS = { guest: false, resident: false };
 const OUTPUT_MIB = 2;
 const OUTPUT_RUNS = 3;
@@ -28,37 +27,43 @@ async function untilIdle(sandbox) {
   }
 }
 
+/** What KVM counts as halted ends when a CPU wakes: a pause wakes each, so this is up to date. */
+async function countersOfNow(sandbox) {
+  await sandbox.pause();
+  await sandbox.resume();
+  return (await sandbox.metrics(COUNTERS)).cpu;
+}
+
+const hostMs = ({ haltedMs, deviceMs }) => haltedMs + deviceMs;
+
+/** CPU time of this process that is not the guest's. */
+async function ownCpuMs(sandbox) {
+  const { user, system } = process.cpuUsage();
+  const { timeMs, deviceMs } = (await sandbox.metrics(COUNTERS)).cpu;
+  return (user + system) / 1000 - (timeMs - deviceMs);
+}
+
 /**
  * Median guest instructions and host time of a command that has run before. Host time is all in
- * which the guest's CPU neither ran guest code nor waited for a core: what passed, less the CPU
- * time of the vCPU's thread and its waits, but with what the devices did on that thread. The guest is
- * idle when it begins, so nothing else is subtracted.
+ * which the guest's CPU waits for us: halted, from the request on, or in one of our devices. The
+ * guest is idle when it begins.
  */
 async function costOf(sandbox, command) {
   for (let run = 0; run < WARM_UP; run++) await sandbox.exec(command);
-  const waitedMs = vcpuWaitReader();
-  const sample = async () => {
-    const { user, system } = process.cpuUsage();
-    return {
-      processMs: (user + system) / 1000,
-      waitedMs: waitedMs(),
-      ...(await sandbox.metrics(COUNTERS)),
-    };
-  };
-  const ownMs = ({ cpu, processMs }) => processMs - (cpu.timeMs - cpu.deviceMs);
-  const guestMs = ({ cpu, waitedMs }) => cpu.timeMs - cpu.deviceMs + waitedMs;
   const instructions = [];
   const hostUs = [];
   const hostCpuUs = [];
   for (let run = 0; run < RUNS; run++) {
     await untilIdle(sandbox);
-    const before = await sample();
+    const before = await countersOfNow(sandbox);
+    const cpuBefore = await ownCpuMs(sandbox);
     const { exitCode } = await sandbox.exec(command);
-    const after = await sample();
+    const cpuAfter = await ownCpuMs(sandbox);
+    const after = await countersOfNow(sandbox);
     if (exitCode !== 0) throw new Error(`${command} ended with ${exitCode}`);
-    instructions.push(after.cpu.emulatedInstructions - before.cpu.emulatedInstructions);
-    hostUs.push((after.uptimeMs - before.uptimeMs - (guestMs(after) - guestMs(before))) * 1000);
-    hostCpuUs.push((ownMs(after) - ownMs(before)) * 1000);
+    instructions.push(after.emulatedInstructions - before.emulatedInstructions);
+    hostUs.push((hostMs(after) - hostMs(before)) * 1000);
+    hostCpuUs.push((cpuAfter - cpuBefore) * 1000);
   }
   const counted = (await sandbox.metrics(COUNTERS)).cpu.emulatedInstructions !== null;
   return {

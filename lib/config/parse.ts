@@ -16,6 +16,8 @@ interface NotBuiltParams {
 /** Options whose values may be secrets: only their type is ever shown. */
 const SECRET_ROOTS = new Set<PropertyKey>(['env', 'stdin', 'registryAuth', 'auth']);
 const MAX_SHOWN = 80;
+/** zod would write and compile a function for each object schema: milliseconds for a parse or two. */
+const NO_CODE_GENERATION = { jitless: true };
 
 /** Parses `input`, or throws a `ConfigError` about the first problem of each option. */
 export function parseConfig<Output>(
@@ -23,7 +25,7 @@ export function parseConfig<Output>(
   input: unknown,
   subject: string,
 ): Output {
-  const parsed = schema.safeParse(input);
+  const parsed = schema.safeParse(input, NO_CODE_GENERATION);
   if (parsed.success) return parsed.data;
   const issues = parsed.error.issues.flatMap(flatten);
   const unsupported = issues.find(isNotBuilt);

@@ -117,6 +117,8 @@ export interface NativeVcpuStats {
   exits: number;
   /** Instructions that KVM emulated, from the vCPU's statistics file; -1 where the host does not count. */
   emulatedInstructions: number;
+  /** How long it was halted, in ns, until the last time that it woke; -1 as above. */
+  haltedNs: number;
   /** CPU time of the vCPU thread, in ns. */
   cpuTimeNs: number;
   /** Of that, what devices took to serve their registers; emulating an instruction is not in it. */

@@ -32,6 +32,7 @@ export async function sampleMetrics(source: MetricsSource, since?: Metrics): Pro
   const uptimeMs = (stats.atNs - source.startedAtNs) / NS_PER_MS;
   const timeMs = sum(stats.vcpus.map((vcpu) => vcpu.cpuTimeNs)) / NS_PER_MS;
   const emulated = stats.vcpus.map((vcpu) => vcpu.emulatedInstructions);
+  const halted = stats.vcpus.map((vcpu) => vcpu.haltedNs);
   const drives = Object.values(stats.drives);
   const [residentBytes, guest] = await Promise.all([
     source.residentBytes(),
@@ -46,6 +47,7 @@ export async function sampleMetrics(source: MetricsSource, since?: Metrics): Pro
       deviceMs: sum(stats.vcpus.map((vcpu) => vcpu.deviceTimeNs)) / NS_PER_MS,
       cpus: stats.vcpus.length,
       percent: elapsed > 0 ? (100 * used) / elapsed : 0,
+      haltedMs: halted.some((ns) => ns < 0) ? null : sum(halted) / NS_PER_MS,
       emulatedInstructions: emulated.some((count) => count < 0) ? null : sum(emulated),
     },
     memory: { limitBytes: source.limitBytes, residentBytes, guest },

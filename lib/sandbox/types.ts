@@ -44,6 +44,11 @@ export interface Metrics {
     timeMs: number;
     /** Of that, what the monitor's devices took on their threads. */
     deviceMs: number;
+    /**
+     * How long the virtual CPUs were halted, each until the last time that it woke; `null` where
+     * the host does not count.
+     */
+    haltedMs: number | null;
     cpus: number;
     /** Of one CPU: since the sample before in a stream, else since the boot. */
     percent: number;

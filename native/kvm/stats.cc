@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
@@ -20,6 +22,9 @@ namespace {
 // What the kernel names the counters (arch/x86/kvm/x86.c, kvm_vcpu_stats_desc).
 constexpr std::string_view kExits = "exits";
 constexpr std::string_view kEmulatedInstructions = "insn_emulation";
+// virt/kvm/kvm_main.c, kvm_vcpu_halt(): parts of a halt that do not overlap.
+constexpr std::array<std::string_view, 3> kHalted = {"halt_poll_success_ns", "halt_poll_fail_ns",
+                                                     "halt_wait_ns"};
 
 // A kernel has about 50 counters with names of 48 bytes.
 constexpr std::uint32_t kMaxCounters = 4096;
@@ -59,6 +64,7 @@ Result<VcpuStats> VcpuStats::Create(UniqueFd fd) {
     const off_t offset = off_t{header.data_offset} + off_t{descriptor.offset};
     if (name == kExits) stats.exits_offset_ = offset;
     if (name == kEmulatedInstructions) stats.emulated_offset_ = offset;
+    if (std::ranges::find(kHalted, name) != kHalted.end()) stats.halted_offsets_.push_back(offset);
   }
   return stats;
 }
@@ -71,10 +77,21 @@ Result<std::optional<std::uint64_t>> VcpuStats::ReadAt(std::optional<off_t> offs
   return std::optional(value);
 }
 
+Result<std::optional<std::uint64_t>> VcpuStats::ReadHalted() const {
+  if (halted_offsets_.size() != kHalted.size()) return std::optional<std::uint64_t>();
+  std::uint64_t sum = 0;
+  for (const off_t offset : halted_offsets_) {
+    EMBERVM_TRY_ASSIGN(const auto part, ReadAt(offset));
+    sum += part.value_or(0);
+  }
+  return std::optional(sum);
+}
+
 Result<VcpuStats::Values> VcpuStats::Read() const {
   Values values;
   EMBERVM_TRY_ASSIGN(values.exits, ReadAt(exits_offset_));
   EMBERVM_TRY_ASSIGN(values.emulated_instructions, ReadAt(emulated_offset_));
+  EMBERVM_TRY_ASSIGN(values.halted_ns, ReadHalted());
   return values;
 }
 

@@ -13,6 +13,8 @@ struct VcpuUsage {
   std::uint64_t exits = 0;
   // -1 where the host does not count.
   std::int64_t emulated_instructions = -1;
+  // Until the last time that it woke; -1 where the host does not count.
+  std::int64_t halted_ns = -1;
   std::uint64_t cpu_time_ns = 0;
   // Of that, what devices took to serve registers and ports: the monitor's work on the
   // guest's thread. Fix-ups are not in it: emulating an instruction is the guest's time,

@@ -129,6 +129,9 @@ VcpuUsage VcpuThread::Usage() const {
       if (values->emulated_instructions.has_value()) {
         usage.emulated_instructions = static_cast<std::int64_t>(*values->emulated_instructions);
       }
+      if (values->halted_ns.has_value()) {
+        usage.halted_ns = static_cast<std::int64_t>(*values->halted_ns);
+      }
     }
   }
   usage.device_time_ns = device_time_ns_.load(std::memory_order_relaxed);

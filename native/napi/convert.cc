@@ -23,6 +23,7 @@ Napi::Array VcpusToJs(Napi::Env env, const std::vector<machine::VcpuUsage>& vcpu
     const auto object = Napi::Object::New(env);
     object.Set("exits", Count(env, vcpu.exits));
     object.Set("emulatedInstructions", Count(env, vcpu.emulated_instructions));
+    object.Set("haltedNs", Count(env, vcpu.halted_ns));
     object.Set("cpuTimeNs", Count(env, vcpu.cpu_time_ns));
     object.Set("deviceTimeNs", Count(env, vcpu.device_time_ns));
     array.Set(index++, object);

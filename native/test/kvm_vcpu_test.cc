@@ -259,6 +259,18 @@ TEST_CASE("statistics count emulated instructions where the host emulates") {
   }
 }
 
+TEST_CASE("statistics count how long a CPU was halted, in parts that KVM adds up") {
+  if (!HaveKvm()) return;
+  MicroGuest guest;
+  const auto stats = guest.vcpu().OpenStats();
+  REQUIRE(stats.has_value());
+  const auto values = stats->Read();
+  REQUIRE(values.has_value());
+  REQUIRE(values->halted_ns.has_value());
+  // Its halts come to us: there is no interrupt controller that could wake it.
+  CHECK(*values->halted_ns == 0);
+}
+
 TEST_CASE("immediate_exit returns before the guest runs") {
   if (!HaveKvm()) return;
   DeviceGuest guest;

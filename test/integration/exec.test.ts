@@ -387,6 +387,8 @@ describeGuest('a sandbox', () => {
     expect(metrics.processes.running).toBe(0);
     expect(metrics.cpu.deviceMs).toBeGreaterThan(0);
     expect(metrics.cpu.deviceMs).toBeLessThan(metrics.cpu.timeMs);
+    expect(metrics.cpu.haltedMs).toBeGreaterThan(0);
+    expect(metrics.cpu.haltedMs).toBeLessThan(metrics.uptimeMs);
     const counters = await sandbox.metrics({ guest: false, resident: false });
     expect(counters.memory).toMatchObject({ residentBytes: null, guest: null });
     const guest = metrics.memory.guest ?? { totalBytes: 0, freeBytes: 0 };
