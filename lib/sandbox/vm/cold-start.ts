@@ -4,6 +4,7 @@ import { guestCommandLine } from '../../native/command-line.js';
 import { acceptAgent, GUEST_CID } from '../../rpc/accept-agent.js';
 import { sweepDeadSandboxes } from '../../state/sandbox-dir.js';
 import type { UpperDisk } from '../../state/upper-disk.js';
+import { rehearse } from './rehearsal.js';
 import { factsOf, setUpRoot } from './root-set-up.js';
 import { saveTemplate } from './save-template.js';
 import type { TemplateKind } from './template-key.js';
@@ -32,14 +33,19 @@ export async function coldStart(request: VmRequest, options: ColdStartOptions): 
 
   clock.begin('kernel');
   const agent = await watch.during(dialled);
+  const info = await watch.ask('tell about itself', () => agent.getInfo());
   const save = async (key: string | undefined, kind: TemplateKind): Promise<void> => {
     if (key === undefined) return;
     clock.begin('template');
-    await watch.during(saveTemplate(key, kind, { machine, agent }, request));
+    await watch.during(saveTemplate(key, kind, { machine, info }, request));
   };
   await save(templates?.booted, 'booted');
-  const info = await setUpRoot(request, watch, agent, upper);
-  await save(templates?.ready, 'ready');
+  await setUpRoot(request, watch, agent, upper);
+  if (templates?.ready !== undefined) {
+    clock.begin('template');
+    await watch.during(rehearse(machine, request));
+    await save(templates.ready, 'ready');
+  }
   return { machine, agent, facts: factsOf(info), start: 'cold' };
 }
 

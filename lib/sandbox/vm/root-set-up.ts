@@ -15,16 +15,12 @@ export async function setUpRoot(
   watch: BootWatch,
   agent: AgentClient,
   upper: UpperDisk,
-): Promise<AgentInfo> {
+): Promise<void> {
   clock.begin('root');
   const restricted = config.securityProfile === 'restricted';
   const lower: GuestMount = { source: BASE_DISK, fstype: assets.baseType, readOnly: true };
   const setUp = { lower, upper: UPPER, growUpper: upper.grow, hostname, restricted };
-  // Sent together: a round trip through an emulated guest is not free.
-  const [info] = await watch.ask('set up the root', () =>
-    Promise.all([agent.getInfo(), agent.setUpRoot(setUp)]),
-  );
-  return info;
+  await watch.ask('set up the root', () => agent.setUpRoot(setUp));
 }
 
 /** Of a guest that booted just now. */

@@ -1,6 +1,6 @@
 /** Saves a VM that does nothing yet, for others to go on from. */
 import type { Machine } from '../../machine/machine.js';
-import type { AgentClient } from '../../rpc/agent-client.js';
+import type { AgentInfo } from '../../rpc/agent-client.js';
 import { copyDisk } from '../../state/disk-copy.js';
 import { TemplateDraft } from '../../state/templates/template-store.js';
 import type { TemplateKind } from './template-key.js';
@@ -10,14 +10,13 @@ import type { VmRequest } from './vm-request.js';
 export async function saveTemplate(
   key: string,
   kind: TemplateKind,
-  { machine, agent }: { machine: Machine; agent: AgentClient },
+  { machine, info }: { machine: Machine; info: AgentInfo },
   { diskPath, warn }: VmRequest,
 ): Promise<void> {
   let draft: TemplateDraft | undefined;
   try {
     draft = await TemplateDraft.begin(key);
     if (draft === undefined) return;
-    const info = await agent.getInfo();
     await machine.pause();
     try {
       await machine.snapshot(draft.machine);

@@ -7,7 +7,7 @@ import type { BootAssets } from './boot-assets.js';
 import type { VmConfig } from './vm-request.js';
 
 /** To be raised when what is done to a guest before it is saved changes. */
-const FORMAT = 2;
+const FORMAT = 3;
 
 /** `booted`: the agent answers. `ready`: its root is set up, too. */
 export type TemplateKind = 'booted' | 'ready';
