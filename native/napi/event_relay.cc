@@ -9,12 +9,17 @@ namespace embervm::napi {
 EventRelay::EventRelay(Napi::Function on_events) : on_events_(Napi::Persistent(on_events)) {}
 
 void EventRelay::Deliver(Napi::Env env) {
-  if (batch_.empty()) return;
+  if (batch_.empty() || on_events_.IsEmpty()) return;
   const auto events = Napi::Array::New(env, batch_.size());
   std::uint32_t index = 0;
   for (const Napi::ObjectReference& event : batch_) events.Set(index++, event.Value());
   batch_.clear();
   on_events_.Call({events});
+}
+
+void EventRelay::Close() {
+  batch_.clear();
+  on_events_.Reset();
 }
 
 void EventRelay::Emit(const char* type, Fill fill) {

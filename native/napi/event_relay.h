@@ -23,6 +23,8 @@ class EventRelay final : public machine::MachineObserver {
   void SetQueue(std::weak_ptr<JsQueue> queue) { queue_ = std::move(queue); }
   // JS thread: calls back with what has gathered, if anything.
   void Deliver(Napi::Env env);
+  // JS thread: lets go of the callback, which may well reach the object that owns this relay.
+  void Close();
 
   void OnVsockConnection(std::uint32_t port, std::uint32_t guest_port, UniqueFd stream) override;
   void OnExit(machine::ExitInfo info) override;

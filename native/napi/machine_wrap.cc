@@ -226,6 +226,7 @@ void MachineWrap::FinishClose(Napi::Env env) {
     napi_remove_env_cleanup_hook(env, &MachineWrap::CloseAtExit, this);
   }
   relay_->Deliver(env);
+  relay_->Close();
   UpdateHold(env);
   queue_->Close();
   for (const Napi::Promise::Deferred& closer : closers_) closer.Resolve(env.Undefined());

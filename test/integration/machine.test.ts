@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import type { MachineError } from '../../lib/errors.js';
 import { Machine, type MachineConfig, probeHost } from '../../lib/machine/index.js';
+import { collectGarbage } from '../helpers/garbage.js';
 import { asset, describeGuest } from '../helpers/guest.js';
 import { rejection, thrown } from '../helpers/rejection.js';
 import { countable, resources } from '../helpers/resources.js';
@@ -261,6 +262,23 @@ describeGuest('resources', () => {
       .toEqual({ descriptors: before.descriptors, threads: before.threads });
     // 20 leaked guests of 64 MiB would show; the noise of a garbage collector does not matter.
     expect(resources().rssBytes - before.rssBytes).toBeLessThan(24 * 2 ** 20);
+  });
+
+  test('of JavaScript are collected when a machine is closed, whoever listened to it', async () => {
+    const closed = async (): Promise<WeakRef<Machine>> => {
+      const kernel = { path: await writeKernel(join(directory, 'collected'), programs.idle('up')) };
+      const machine = await Machine.create({ kernel, vcpus: 1, memoryMib: 32 });
+      machine.on('exit', () => machine.consoleTail());
+      await machine.start();
+      await machine.close();
+      return new WeakRef(machine);
+    };
+    const machine = await closed();
+    const left = (): Machine | undefined => {
+      collectGarbage();
+      return machine.deref();
+    };
+    await expect.poll(left, { timeout: 5000 }).toBe(undefined);
   });
 
   test('are back where they were after machines that were not even started', async () => {
