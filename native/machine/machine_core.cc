@@ -61,7 +61,9 @@ Result<> MachineCore::Build(MachineConfig config) {
   const HostKind host_kind = DetectHostKind();
   EMBERVM_TRY_ASSIGN(kvm_, Kvm::Open());
   EMBERVM_TRY_ASSIGN(GuestMemory memory, GuestMemory::Create(config_.memory_mib * layout::kMiB));
-  EMBERVM_TRY(BuildVm(std::move(memory), host_kind));
+  EMBERVM_TRY(BuildVm(std::move(memory)));
+  EMBERVM_TRY(vm_->SetMemory(*memory_));
+  EMBERVM_TRY(BuildDevices(host_kind));
   return BuildVcpus(host_kind);
 }
 
@@ -76,7 +78,7 @@ Result<> MachineCore::BuildConsole() {
   return {};
 }
 
-Result<> MachineCore::BuildVm(GuestMemory memory, HostKind host_kind) {
+Result<> MachineCore::BuildVm(GuestMemory memory) {
   {
     const std::lock_guard lock(memory_mutex_);
     memory_ = std::make_unique<GuestMemory>(std::move(memory));
@@ -85,8 +87,10 @@ Result<> MachineCore::BuildVm(GuestMemory memory, HostKind host_kind) {
   vm_ = std::make_unique<KvmVm>(std::move(vm));
   EMBERVM_TRY(vm_->SetTssAddress(layout::kTss));
   EMBERVM_TRY(vm_->CreateIrqchip());
-  EMBERVM_TRY(vm_->CreatePit());
-  EMBERVM_TRY(vm_->SetMemory(*memory_));
+  return vm_->CreatePit();
+}
+
+Result<> MachineCore::BuildDevices(HostKind host_kind) {
   if (NeedsEmulationFixups(host_kind)) {
     EMBERVM_TRY_ASSIGN(fixups_, Fixups::Create(*vm_, *memory_));
   }

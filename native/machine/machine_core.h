@@ -21,6 +21,7 @@
 #include "kvm/fixups/fixups.h"
 #include "kvm/host_kind.h"
 #include "kvm/kvm.h"
+#include "kvm/state.h"
 #include "kvm/vm.h"
 #include "machine/completion.h"
 #include "machine/config.h"
@@ -83,14 +84,23 @@ class MachineCore final : public VcpuHost {
   Result<> BuildConsole();
   Result<PluggedDevice> Plug(DriveConfig drive);
   Result<> Unplug(const std::string& id);
-  Result<> BuildVm(GuestMemory memory, HostKind host_kind);
+  // Without memory slots, which come next.
+  Result<> BuildVm(GuestMemory memory);
+  Result<> BuildDevices(HostKind host_kind);
   Result<> BuildVcpus(HostKind host_kind);
   Result<> AddVcpu(KvmVcpu vcpu);
   // Takes over the snapshot's configuration with the changes of `restore`.
   Result<> Configure(const Snapshot& snapshot, const RestoreConfig& restore);
   // In its place or in a hotplug slot; null when there is none.
   DriveConfig* FindDrive(const std::string& id);
-  Result<> RestoreState(const Snapshot& snapshot, HostKind host_kind);
+  struct RestoredVcpu {
+    KvmVcpu vcpu;
+    VcpuState state;
+  };
+  Result<std::vector<RestoredVcpu>> CreateVcpusWhileMemoryIsSet(const Snapshot& snapshot,
+                                                                HostKind host_kind);
+  Result<> RestoreState(const Snapshot& snapshot, std::vector<RestoredVcpu> vcpus,
+                        HostKind host_kind);
   Result<Snapshot> SaveState();
   // Chooses between full and diff, and writes the memory file.
   Result<SnapshotReport> SaveMemory(SnapshotKind kind, SnapshotWriter& writer, Snapshot& snapshot);

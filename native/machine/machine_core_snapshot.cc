@@ -133,18 +133,41 @@ Result<SnapshotReport> MachineCore::SaveMemory(SnapshotKind kind, SnapshotWriter
 Result<> MachineCore::Restore(const RestoreConfig& restore) {
   EMBERVM_TRY_ASSIGN(OpenedSnapshot opened, OpenSnapshot(restore.directory));
   EMBERVM_TRY(Configure(opened.snapshot, restore));
-  EMBERVM_TRY(BuildConsole());
-  const HostKind host_kind = DetectHostKind();
   EMBERVM_TRY_ASSIGN(kvm_, Kvm::Open());
-  EMBERVM_TRY_ASSIGN(const CpuidTable supported, kvm_->SupportedCpuid());
-  EMBERVM_TRY(opened.snapshot.cpu.RequireFrom(CpuFeatures::OfHost(supported, host_kind)));
   EMBERVM_TRY_ASSIGN(GuestMemory memory, GuestMemory::FromFiles(config_.memory_mib * layout::kMiB,
                                                                 std::move(opened.memory)));
   memory_layers_ = opened.snapshot.memory;
-  EMBERVM_TRY(BuildVm(std::move(memory), host_kind));
-  EMBERVM_TRY(RestoreState(opened.snapshot, host_kind));
+  EMBERVM_TRY(BuildVm(std::move(memory)));
+  const HostKind host_kind = DetectHostKind();
+  EMBERVM_TRY_ASSIGN(std::vector<RestoredVcpu> vcpus,
+                     CreateVcpusWhileMemoryIsSet(opened.snapshot, host_kind));
+  EMBERVM_TRY(BuildDevices(host_kind));
+  EMBERVM_TRY(RestoreState(opened.snapshot, std::move(vcpus), host_kind));
   state_.store(MachineState::kPaused);
   return {};
+}
+
+// KVM lets a grace period pass before it uses a memory slot: most of the time that a restore takes,
+// and none of it work. Whatever does not look into the guest's memory is done meanwhile.
+Result<std::vector<MachineCore::RestoredVcpu>> MachineCore::CreateVcpusWhileMemoryIsSet(
+    const Snapshot& snapshot, HostKind host_kind) {
+  Result<> set;
+  EMBERVM_TRY_ASSIGN(Thread setter,
+                     Thread::Start("ember-memory", [&] { set = vm_->SetMemory(*memory_); }));
+  EMBERVM_TRY(BuildConsole());
+  EMBERVM_TRY_ASSIGN(const CpuidTable supported, kvm_->SupportedCpuid());
+  EMBERVM_TRY(snapshot.cpu.RequireFrom(CpuFeatures::OfHost(supported, host_kind)));
+  std::vector<RestoredVcpu> vcpus;
+  for (std::uint32_t index = 0; index < config_.vcpus; ++index) {
+    StateReader reader(snapshot.vcpus.at(index));
+    EMBERVM_TRY_ASSIGN(VcpuState state, VcpuState::Read(reader));
+    if (!reader.Done()) return std::unexpected(InvalidState("a vCPU's state is too long"));
+    EMBERVM_TRY_ASSIGN(KvmVcpu vcpu, vm_->CreateVcpu(index));
+    vcpus.push_back({.vcpu = std::move(vcpu), .state = std::move(state)});
+  }
+  setter.Join();
+  EMBERVM_TRY(std::move(set));
+  return vcpus;
 }
 
 Result<> MachineCore::Configure(const Snapshot& snapshot, const RestoreConfig& restore) {
@@ -183,7 +206,8 @@ Result<> MachineCore::Configure(const Snapshot& snapshot, const RestoreConfig& r
   return {};
 }
 
-Result<> MachineCore::RestoreState(const Snapshot& snapshot, HostKind host_kind) {
+Result<> MachineCore::RestoreState(const Snapshot& snapshot, std::vector<RestoredVcpu> vcpus,
+                                   HostKind host_kind) {
   const std::vector<std::uint64_t> sizes = devices_->DriveSizes();
   for (std::size_t index = 0; index < sizes.size(); ++index) {
     if (sizes[index] == snapshot.drive_sizes.at(index)) continue;
@@ -198,13 +222,9 @@ Result<> MachineCore::RestoreState(const Snapshot& snapshot, HostKind host_kind)
             .With("bytes", static_cast<std::int64_t>(sizes[index]))
             .With("expectedBytes", static_cast<std::int64_t>(snapshot.drive_sizes[index])));
   }
-  for (std::uint32_t index = 0; index < config_.vcpus; ++index) {
-    StateReader reader(snapshot.vcpus.at(index));
-    EMBERVM_TRY_ASSIGN(const VcpuState state, VcpuState::Read(reader));
-    if (!reader.Done()) return std::unexpected(InvalidState("a vCPU's state is too long"));
-    EMBERVM_TRY_ASSIGN(KvmVcpu vcpu, vm_->CreateVcpu(index));
-    EMBERVM_TRY(RestoreVcpu(vcpu, *vm_, state));
-    EMBERVM_TRY(AddVcpu(std::move(vcpu)));
+  for (RestoredVcpu& restored : vcpus) {
+    EMBERVM_TRY(RestoreVcpu(restored.vcpu, *vm_, restored.state));
+    EMBERVM_TRY(AddVcpu(std::move(restored.vcpu)));
   }
   StateReader vm(snapshot.vm);
   EMBERVM_TRY_ASSIGN(const VmState state, VmState::Read(vm));
