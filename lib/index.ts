@@ -35,6 +35,7 @@ export type {
   SandboxOptions,
   StageEvent,
   StartOptions,
+  VmConfig,
 } from './config/sandbox.js';
 export type { ForkOptions, SaveOptions, SnapshotListOptions } from './config/snapshot.js';
 export {
@@ -85,7 +86,7 @@ export type {
 } from './sandbox/types.js';
 export type { VmCache, VmCacheOptions, VmCacheStatus } from './sandbox/vm/vm-cache.js';
 export type { Vm, VmFactory, VmFacts } from './sandbox/vm/vm-factory.js';
-export type { VmConfig, VmRequest } from './sandbox/vm/vm-request.js';
+export type { VmRequest } from './sandbox/vm/vm-request.js';
 export { createFromCache, createFromTemplate, createNew } from './sandbox/vm-factories.js';
 export type { LogEntry } from './state/logs/entry.js';
 export { type StorageName, setStorage } from './state/storage/choice.js';

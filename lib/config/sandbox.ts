@@ -284,9 +284,13 @@ const vmFields = {
   securityProfile: z.enum(['default', 'restricted']).default('default').describe('hardening'),
 };
 
-export const sandboxVmOptions: z.ZodType<
-  Pick<ResolvedSandboxOptions, 'cpus' | 'memoryMib' | 'rootDiskMib' | 'securityProfile' | 'kernel'>
-> = z.strictObject(vmFields).prefault({});
+/** What a VM has from its beginning to its end: those with the same can stand for each other. */
+export type VmConfig = Pick<
+  ResolvedSandboxOptions,
+  'cpus' | 'memoryMib' | 'rootDiskMib' | 'securityProfile' | 'kernel'
+>;
+
+export const vmConfig: z.ZodType<VmConfig> = z.strictObject(vmFields).prefault({});
 
 /** Something with a `newVm`: `VmFactory`, which stands above this layer. */
 export const vmFactory: z.ZodType<object> = z.custom<object>(

@@ -3,10 +3,11 @@
  * kernel does once or twice, every guest that goes on from the template has already: its own first
  * command costs a third.
  */
+import type { VmConfig } from '../../config/sandbox.js';
 import type { Machine } from '../../machine/machine.js';
 import { AGENT_PORT } from '../../rpc/agent-client.js';
 import { ExecChannel } from '../../rpc/exec-channel.js';
-import type { VmConfig, VmRequest } from './vm-request.js';
+import type { VmRequest } from './vm-request.js';
 
 /**
  * The shell of the sandbox's root, if it has one: what most commands begin with. What the set-up of

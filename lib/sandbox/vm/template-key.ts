@@ -1,10 +1,10 @@
 /** What templates depend on: sandboxes with the same keys can start from the same ones. */
 import { createHash } from 'node:crypto';
 import { stat } from 'node:fs/promises';
+import type { VmConfig } from '../../config/sandbox.js';
 import { guestCommandLine } from '../../native/command-line.js';
 import { upperTemplate } from '../../state/upper-disk.js';
 import type { BootAssets } from './boot-assets.js';
-import type { VmConfig } from './vm-request.js';
 
 /** To be raised when what is done to a guest before it is saved changes. */
 const FORMAT = 3;

@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { rename, rm } from 'node:fs/promises';
 import { freemem, totalmem } from 'node:os';
 import { join } from 'node:path';
-import type { SandboxOptions } from '../../config/sandbox.js';
+import type { SandboxOptions, VmConfig } from '../../config/sandbox.js';
 import { parseVmCacheOptions } from '../../config/vm-cache.js';
 import { SandboxError } from '../../errors.js';
 import { CacheDir } from '../../state/cache-dir.js';
@@ -14,7 +14,7 @@ import { templateFactory } from './factories.js';
 import { olderFacts } from './root-set-up.js';
 import { templateKeys } from './template-key.js';
 import type { Vm, VmFactory } from './vm-factory.js';
-import { type VmConfig, VmRequest } from './vm-request.js';
+import { VmRequest } from './vm-request.js';
 import { WARM_LIMIT_MS } from './warm-start.js';
 
 const MIB = 1024 * 1024;
@@ -30,9 +30,7 @@ export interface VmCacheOptions {
   /** How many VMs wait; 1 to 256. */
   size: number;
   /** What the VMs have. Sandboxes with other values of these get theirs from `base`. */
-  sandbox?:
-    | Pick<SandboxOptions, 'cpus' | 'memoryMib' | 'rootDiskMib' | 'securityProfile' | 'kernel'>
-    | undefined;
+  sandbox?: Pick<SandboxOptions, keyof VmConfig> | undefined;
   /** Makes the VMs; default `createFromTemplate()`. */
   base?: VmFactory | undefined;
   /** Memory of the host, in MiB, that must stay available; default a tenth of it. */

@@ -1,15 +1,9 @@
 /** What a sandbox needs a VM for, and what happens meanwhile. */
-import type { ResolvedSandboxOptions } from '../../config/sandbox.js';
+import type { ResolvedSandboxOptions, VmConfig } from '../../config/sandbox.js';
 import type { Machine } from '../../machine/machine.js';
 import type { BootAssets } from './boot-assets.js';
 import type { BootClock } from './boot-clock.js';
 import { BootWatch } from './boot-watch.js';
-
-/** What a VM has from its beginning to its end: those with the same can stand for each other. */
-export type VmConfig = Pick<
-  ResolvedSandboxOptions,
-  'cpus' | 'memoryMib' | 'rootDiskMib' | 'securityProfile' | 'kernel'
->;
 
 interface VmRequestParts {
   config: VmConfig;
