@@ -102,7 +102,8 @@ void FsDevice::Run() {
       pending = std::exchange(pending_, 0);
     }
     std::uint32_t more = 0;
-    for (std::uint16_t queue = 0; queue < kQueueSizes.size(); ++queue) {
+    for (std::size_t index = 0; index < kQueueSizes.size(); ++index) {
+      const auto queue = static_cast<std::uint16_t>(index);
       if ((pending & Bit(queue)) != 0 && Serve(queue)) more |= Bit(queue);
     }
     RetryLocks();

@@ -9,7 +9,7 @@
 #include <cerrno>
 #include <cstring>
 #include <limits>
-#include <string_view>
+#include <string>
 #include <utility>
 
 #include "base/bytes.h"
@@ -30,8 +30,7 @@ struct HostEntry {
   std::uint64_t inode = 0;
   std::uint64_t offset = 0;
   std::uint32_t type = 0;
-  // Into the buffer, with a NUL after it.
-  std::string_view name;
+  std::string name;
   std::size_t length = 0;
 };
 
@@ -43,7 +42,7 @@ HostEntry ParseEntry(std::span<const std::byte> records) {
   entry.length = LoadLe<std::uint16_t>(records, kLengthAt);
   entry.type = LoadLe<std::uint8_t>(records, kTypeAt);
   const auto* const name = reinterpret_cast<const char*>(records.subspan(kNameAt).data());
-  entry.name = std::string_view(name, ::strnlen(name, entry.length - kNameAt));
+  entry.name.assign(name, ::strnlen(name, entry.length - kNameAt));
   return entry;
 }
 
@@ -78,7 +77,8 @@ int Server::List(Request& request, bool plus) {
   const Answer<OpenFile*> file = FindFile(in.handle, request.header.nodeid, true);
   if (!file.has_value()) return file.error();
   const int fd = (*file)->fd.get();
-  const std::uint64_t room = std::min<std::uint64_t>({in.size, request.reply.room(), kMaxListing});
+  const auto limit = std::min<std::uint64_t>(in.size, kMaxListing);
+  const std::uint64_t room = std::min(limit, request.reply.room());
   if (in.offset > static_cast<std::uint64_t>(std::numeric_limits<off_t>::max())) return EINVAL;
   // Where the driver goes on is its choice: positions are those that entries told it.
   if (::lseek(fd, static_cast<off_t>(in.offset), SEEK_SET) < 0) return errno;
@@ -110,7 +110,7 @@ int Server::List(Request& request, bool plus) {
       // Without a node the driver looks it up when it needs it.
       EntryOut found{};
       const bool dots = entry.name == "." || entry.name == "..";
-      if (plus && !dots) found = MakeEntry(fd, entry.name.data()).value_or(EntryOut{});
+      if (plus && !dots) found = MakeEntry(fd, entry.name.c_str()).value_or(EntryOut{});
       if (plus) StoreLe(place, 0, found);
       // What is above the root is none of the guest's business.
       const bool above = entry.name == ".." && request.header.nodeid == kRootId;
