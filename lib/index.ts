@@ -27,6 +27,11 @@ export type { LogLevel, LogOptions, LogSource, LogStreamOptions } from './config
 export type { StopOptions } from './config/machine.js';
 export type { MetricsOptions, MetricsStreamOptions } from './config/metrics.js';
 export type { Patch } from './config/patches.js';
+export type {
+  RegistryCredentials,
+  RegistryHostOptions,
+  RegistryOptions,
+} from './config/registry.js';
 export type { Rlimit, RlimitName } from './config/rlimits.js';
 export type {
   BootStage,

@@ -2,6 +2,7 @@
 import { resolve } from 'node:path';
 import { abortSignal, cleanText, hostPath, nonEmptyText } from './common.js';
 import { parseConfig } from './parse.js';
+import { type RegistryOptions, registryOptions } from './registry.js';
 import * as z from './zod.js';
 
 /** What is told to `onProgress` while an image is pulled, in this order; layers side by side. */
@@ -46,6 +47,8 @@ export interface PullOptions {
   /** Default `always`: the registry is asked whether the name stands for another image now. */
   policy?: PullPolicy | undefined;
   auth?: RegistryAuth | undefined;
+  /** Mirrors, trust roots, time limits. */
+  registry?: RegistryOptions | undefined;
   onProgress?: ((event: ImageProgressEvent) => void) | undefined;
   signal?: AbortSignal | undefined;
 }
@@ -99,6 +102,7 @@ const pull: z.ZodType<PullOptions & { reference: string }> = z.strictObject({
   reference: imageReference,
   policy: pullPolicy.optional().describe('when the registry is asked'),
   auth: registryAuth.optional().describe('who asks'),
+  registry: registryOptions.optional().describe('how registries are reached'),
   onProgress: onProgress.optional(),
   signal: abortSignal.optional(),
 });

@@ -14,7 +14,14 @@ interface NotBuiltParams {
 }
 
 /** Options whose values may be secrets: only their type is ever shown. */
-const SECRET_ROOTS = new Set<PropertyKey>(['env', 'stdin', 'registryAuth', 'auth']);
+const SECRET_ROOTS = new Set<PropertyKey>([
+  'env',
+  'stdin',
+  'registryAuth',
+  'auth',
+  'registry',
+  'registries',
+]);
 const MAX_SHOWN = 80;
 /** zod would write and compile a function for each object schema: milliseconds for a parse or two. */
 const NO_CODE_GENERATION = { jitless: true };

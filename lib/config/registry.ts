@@ -100,6 +100,9 @@ const registry: z.ZodType<ResolvedRegistryOptions> = z.strictObject({
   maxRetryAfterMs: limitMs.default(60_000),
 });
 
+/** As a part of other options: checked there, and completed where it is used. */
+export const registryOptions: z.ZodType<RegistryOptions> = registry;
+
 export function parseRegistryOptions(input: unknown): ResolvedRegistryOptions {
   return parseConfig(registry, input ?? {}, 'invalid registry options');
 }

@@ -28,6 +28,7 @@ import { type LogLevel, logLevel } from './logs.js';
 import { kernelArgument } from './machine.js';
 import { parseConfig } from './parse.js';
 import { type Patch, patches } from './patches.js';
+import { type RegistryOptions, registryOptions } from './registry.js';
 import * as z from './zod.js';
 
 type JsonValue = string | number | boolean | null | JsonValue[] | { [key: string]: JsonValue };
@@ -88,6 +89,8 @@ export interface SandboxOptions {
   pullPolicy?: PullPolicy | undefined;
   /** Instead of what the configuration of Docker says. Not put on record. */
   registryAuth?: RegistryAuth | undefined;
+  /** How registries are reached: mirrors, trust roots, time limits. */
+  registry?: RegistryOptions | undefined;
   /** Instead of the entrypoint of the image, for `execDefault()`; its command has no meaning then. */
   entrypoint?: string[] | undefined;
   /** Changes to its root, made in their order before anything runs in it; only once. */
@@ -190,6 +193,7 @@ export interface ResolvedSandboxOptions {
   pullPolicy: PullPolicy;
   registryAuth?: RegistryAuth | undefined;
   patches: Patch[];
+  registry?: RegistryOptions | undefined;
   entrypoint?: string[] | undefined;
   snapshot?: string | undefined;
   cpus: number;
@@ -343,6 +347,7 @@ const fields = z.strictObject({
   quietLogs: z.boolean().default(false).describe('log nothing'),
   pullPolicy: pullPolicy.default('if-missing').describe('when an image is pulled'),
   registryAuth: registryAuth.optional().describe('who pulls'),
+  registry: registryOptions.optional().describe('how registries are reached'),
 });
 
 export const sandboxOptionsSchema: z.ZodType<ResolvedSandboxOptions> = fields
@@ -379,6 +384,7 @@ export function storedOptions(input: SandboxOptions): { [key: string]: JsonValue
     registryAuth: _secret,
     pullPolicy: _policy,
     patches: _done,
+    registry: _ways,
     ...stored
   } = rest;
   return JSON.parse(JSON.stringify(stored));

@@ -43,6 +43,7 @@ export type ForkOptions = Omit<
   | 'image'
   | 'pullPolicy'
   | 'registryAuth'
+  | 'registry'
   | 'cpus'
   | 'memoryMib'
   | 'rootDiskMib'
@@ -109,7 +110,14 @@ const INHERITED = [
 ] as const;
 
 /** How a copy starts is decided by what it is a copy of. */
-const DECIDED = ['image', 'pullPolicy', 'registryAuth', 'warmStart', 'vmFactory'] as const;
+const DECIDED = [
+  'image',
+  'pullPolicy',
+  'registryAuth',
+  'registry',
+  'warmStart',
+  'vmFactory',
+] as const;
 
 /** Options that leave no choice to a snapshot are refused, whatever else they may be. */
 export function refuseWithSnapshot(input: unknown): void {

@@ -42,7 +42,7 @@ export class Image {
       reference: parsed.reference,
       name: await storedName(parsed.reference),
       policy: parsed.policy ?? 'always',
-      open: () => openSource(parsed.reference, parsed.auth),
+      open: () => openSource(parsed.reference, parsed.auth, parsed.registry),
       report: parsed.onProgress ?? (() => {}),
       signal: parsed.signal,
     });

@@ -30,11 +30,14 @@ export interface SandboxRoot {
   config?: ImageConfig | undefined;
 }
 
-type Wanted = Pick<ResolvedSandboxOptions, 'image' | 'pullPolicy' | 'registryAuth' | 'signal'>;
+type Wanted = Pick<
+  ResolvedSandboxOptions,
+  'image' | 'pullPolicy' | 'registryAuth' | 'registry' | 'signal'
+>;
 
 /** The root of a new sandbox; `undefined`: the built-in base. */
 export async function rootOf(
-  { image, pullPolicy, registryAuth, signal }: Wanted,
+  { image, pullPolicy, registryAuth, registry, signal }: Wanted,
   report: (event: ImageProgressEvent) => void,
 ): Promise<SandboxRoot | undefined> {
   if (image === undefined) return undefined;
@@ -45,7 +48,7 @@ export async function rootOf(
     reference: referenceOf(image),
     name: await storedName(image),
     policy: pullPolicy,
-    open: () => openSource(image, registryAuth),
+    open: () => openSource(image, registryAuth, registry),
     report,
     signal,
   });

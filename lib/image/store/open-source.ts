@@ -1,5 +1,6 @@
 /** The source that an option stands for. What a kind of source takes is loaded when one is opened. */
 import type { ImageOption, RegistryAuth } from '../../config/image.js';
+import type { RegistryOptions } from '../../config/registry.js';
 import { ConfigError } from '../../errors.js';
 import type { ImageSource } from '../source.js';
 import { imageNotFound } from './errors.js';
@@ -8,13 +9,14 @@ import { isDigest } from './places.js';
 export async function openSource(
   image: ImageOption,
   auth: RegistryAuth | undefined,
+  registry?: RegistryOptions | undefined,
 ): Promise<ImageSource> {
   if (typeof image === 'string') {
     if (isDigest(image)) {
       throw imageNotFound(image, 'a digest names only what is in the store. Pull it by its name');
     }
     const { RegistrySource } = await import('../sources/registry.js');
-    return new RegistrySource(image, { auth });
+    return new RegistrySource(image, { auth, registry });
   }
   if ('rootfs' in image) {
     const { DirectorySource } = await import('./directory-source.js');
