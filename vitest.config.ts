@@ -2,12 +2,12 @@ import { defineConfig } from 'vitest/config';
 
 /**
  * Processes rather than threads: a test that ends its process takes nobody with it, and every
- * file loads the addon afresh. Integration files run one at a time, because each boot of a guest
- * keeps a core busy and two of them would only measure each other.
+ * file loads the addon afresh. Two at a time, as a guest that boots keeps a core busy.
  */
 export default defineConfig({
   test: {
     pool: 'forks',
+    maxWorkers: 2,
     projects: [
       {
         extends: true,
@@ -23,7 +23,6 @@ export default defineConfig({
           name: 'integration',
           globalSetup: 'test/helpers/empty-templates.ts',
           include: ['test/integration/**/*.test.ts', 'test/docs/**/*.test.ts'],
-          fileParallelism: false,
           testTimeout: 180_000,
           hookTimeout: 180_000,
         },
