@@ -107,7 +107,12 @@ describe('an OCI layout', () => {
       ]),
     );
     const names = [null, 'registry.example/team/two:2', 'docker.io/team/three:latest'];
-    expect(await new LayoutSource(path).list()).toEqual(names);
+    const source = new LayoutSource(path);
+    try {
+      expect(await source.list()).toEqual(names);
+    } finally {
+      await source.close();
+    }
     const ask = (reference: string): ReturnType<typeof read> =>
       read(new LayoutSource(path, { reference }));
     expect(await ask('one')).toEqual({ digests: digestsOf(one), reference: null });
