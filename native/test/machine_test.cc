@@ -24,6 +24,7 @@ using test::Await;
 using test::Close;
 using test::Config;
 using test::CountEntries;
+using test::CountThreads;
 using test::Create;
 using test::Kill;
 using test::kPatience;
@@ -160,7 +161,7 @@ TEST_CASE("descriptors and threads return to where they began") {
   if (!HaveKvm()) return;
   const TinyKernel kernel(kSpin);
   const std::size_t descriptors = CountEntries("/proc/self/fd");
-  const std::size_t threads = CountEntries("/proc/self/task");
+  const std::size_t threads = CountThreads();
   for (int round = 0; round < 10; ++round) {
     Recorder recorder;
     auto machine = Create(Config(kernel, 2), recorder);
@@ -173,7 +174,7 @@ TEST_CASE("descriptors and threads return to where they began") {
     }
   }
   CHECK(CountEntries("/proc/self/fd") == descriptors);
-  CHECK(CountEntries("/proc/self/task") == threads);
+  CHECK(CountThreads() == threads);
 }
 
 TEST_CASE("calls that race with closing are answered") {

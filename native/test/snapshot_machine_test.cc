@@ -27,6 +27,7 @@ using test::Await;
 using test::Close;
 using test::Config;
 using test::CountEntries;
+using test::CountThreads;
 using test::Create;
 using test::HaveKvm;
 using test::Kill;
@@ -105,7 +106,7 @@ std::size_t CountFiles(const std::string& directory) {
 TEST_CASE("a machine goes on from its snapshot where it was, as often as one likes") {
   if (!HaveKvm()) return;
   const std::size_t descriptors = CountEntries("/proc/self/fd");
-  const std::size_t threads = CountEntries("/proc/self/task");
+  const std::size_t threads = CountThreads();
   {
     const TempDirectory directory;
     const TinyKernel kernel(kLetters);
@@ -150,7 +151,7 @@ TEST_CASE("a machine goes on from its snapshot where it was, as often as one lik
     Close(machine);
   }
   CHECK(CountEntries("/proc/self/fd") == descriptors);
-  CHECK(CountEntries("/proc/self/task") == threads);
+  CHECK(CountThreads() == threads);
 }
 
 TEST_CASE("a running machine goes on running while it is saved, several times") {

@@ -27,11 +27,12 @@ export async function coldStart(request: VmRequest, options: ColdStartOptions): 
   const machine = await createMachine(request);
   const watch = request.attach(machine);
   const dialled = acceptAgent(machine);
+  // Its kernel runs, and may end, before the start is answered.
+  clock.begin('kernel');
   await machine.start();
   // Left-overs of dead processes are removed while the guest is busy booting.
   sweepDeadSandboxes().catch(() => {});
 
-  clock.begin('kernel');
   const agent = await watch.during(dialled);
   const info = await watch.ask('tell about itself', () => agent.getInfo());
   const save = async (key: string | undefined, kind: TemplateKind): Promise<void> => {

@@ -13,6 +13,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "machine/machine.h"
@@ -104,6 +105,20 @@ inline std::size_t CountEntries(const char* directory) {
   REQUIRE(handle != nullptr);
   while (::readdir(handle) != nullptr) ++count;
   ::closedir(handle);
+  return count;
+}
+
+// Of this process, when their number stands still: a thread that was joined is in /proc until the
+// kernel has buried it.
+inline std::size_t CountThreads() {
+  constexpr int kStill = 20;
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  std::size_t count = CountEntries("/proc/self/task");
+  for (int still = 0; still < kStill && std::chrono::steady_clock::now() < deadline; ++still) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    const std::size_t now = CountEntries("/proc/self/task");
+    if (now != std::exchange(count, now)) still = 0;
+  }
   return count;
 }
 
