@@ -10,6 +10,7 @@ import { badBlob, storeWriteError } from './errors.js';
 import { withLock } from './mutex.js';
 import { blobPath, hexOf, storeFolder } from './places.js';
 import type { LayerProgress } from './progress.js';
+import { writeAll } from './tar-writer.js';
 
 const OWNER_ONLY = 0o600;
 const MAGIC_BYTES = 4;
@@ -222,7 +223,7 @@ class BufferedWriter {
 
   async write(chunk: Uint8Array): Promise<void> {
     if (this.#filled + chunk.length > BUFFER_BYTES) await this.flush();
-    if (chunk.length >= BUFFER_BYTES) return this.#writeAll(chunk);
+    if (chunk.length >= BUFFER_BYTES) return writeAll(this.#file, chunk);
     this.#buffer.set(chunk, this.#filled);
     this.#filled += chunk.length;
   }
@@ -230,12 +231,6 @@ class BufferedWriter {
   async flush(): Promise<void> {
     const bytes = this.#buffer.subarray(0, this.#filled);
     this.#filled = 0;
-    await this.#writeAll(bytes);
-  }
-
-  async #writeAll(bytes: Uint8Array): Promise<void> {
-    for (let done = 0; done < bytes.length; ) {
-      done += (await this.#file.write(bytes, done)).bytesWritten;
-    }
+    await writeAll(this.#file, bytes);
   }
 }
