@@ -62,26 +62,31 @@ function isTerminal(value: unknown): boolean {
 
 const attachOptions = z.strictObject({
   detachKeys: z
-    .string()
-    .refine(
-      (text) => toKeys(text).every((key) => key !== undefined),
-      'must be keys separated by commas, each a character or "ctrl-" and a key, such as "ctrl-p,ctrl-q"',
+    ._default(
+      z.string().check(
+        z.refine(
+          (text) => toKeys(text).every((key) => key !== undefined),
+          'must be keys separated by commas, each a character or "ctrl-" and a key, such as "ctrl-p,ctrl-q"',
+        ),
+        z.refine(
+          (text) => toKeys(text).length <= MAX_DETACH_KEYS,
+          `has over ${MAX_DETACH_KEYS} keys`,
+        ),
+      ),
+      DEFAULT_DETACH_KEYS,
     )
-    .refine((text) => toKeys(text).length <= MAX_DETACH_KEYS, `has over ${MAX_DETACH_KEYS} keys`)
-    .default(DEFAULT_DETACH_KEYS)
-    .describe('keys that detach'),
+    .check(z.describe('keys that detach')),
   input: z
-    .custom<TerminalInput>(isTerminal, 'must be a descriptor, or a stream with its fd')
-    .optional()
-    .describe('terminal to read from'),
+    .optional(z.custom<TerminalInput>(isTerminal, 'must be a descriptor, or a stream with its fd'))
+    .check(z.describe('terminal to read from')),
   output: z
-    .custom<TerminalOutput>(isTerminal, 'must be a descriptor, or a stream with its fd')
-    .optional()
-    .describe('terminal to write to'),
+    .optional(z.custom<TerminalOutput>(isTerminal, 'must be a descriptor, or a stream with its fd'))
+    .check(z.describe('terminal to write to')),
   onDetach: z
-    .custom<(pid: number) => void>((value) => typeof value === 'function', 'must be a function')
-    .optional()
-    .describe('told of a detachment'),
+    .optional(
+      z.custom<(pid: number) => void>((value) => typeof value === 'function', 'must be a function'),
+    )
+    .check(z.describe('told of a detachment')),
 });
 
 export function parseAttachOptions(options: unknown): ResolvedAttachOptions {

@@ -74,28 +74,32 @@ function isStdinSource(value: unknown): value is StdinSource {
   return typeof value === 'object' && value !== null && Symbol.asyncIterator in value;
 }
 
-const side = z.int().min(1).max(MAX_SIDE, 'the kernel counts no further');
-const terminalSize: z.ZodType<TerminalSize> = z.strictObject({ rows: side, cols: side });
+const side = z.int().check(z.gte(1), z.lte(MAX_SIDE, 'the kernel counts no further'));
+const terminalSize: z.ZodMiniType<TerminalSize> = z.strictObject({ rows: side, cols: side });
 
 const execOptions = z.strictObject({
-  cwd: absoluteGuestPath.optional().describe('working directory'),
-  env: environment.default({}).describe('environment, added to the sandbox’s'),
-  user: nonEmptyText.optional().describe('user'),
+  cwd: z.optional(absoluteGuestPath).check(z.describe('working directory')),
+  env: z._default(environment, {}).check(z.describe('environment, added to the sandbox’s')),
+  user: z.optional(nonEmptyText).check(z.describe('user')),
   stdin: z
-    .custom<StdinSource>(isStdinSource, "must be 'null', 'pipe', text, bytes or an async iterable")
-    .optional()
-    .describe('standard input'),
-  timeoutMs: limitMs.optional().describe('limit in ms'),
-  signal: abortSignal.optional().describe('kills on abort'),
-  encoding: z.enum(['utf8', 'buffer']).default('utf8').describe('form of the result'),
+    .optional(
+      z.custom<StdinSource>(
+        isStdinSource,
+        "must be 'null', 'pipe', text, bytes or an async iterable",
+      ),
+    )
+    .check(z.describe('standard input')),
+  timeoutMs: z.optional(limitMs).check(z.describe('limit in ms')),
+  signal: z.optional(abortSignal).check(z.describe('kills on abort')),
+  encoding: z._default(z.enum(['utf8', 'buffer']), 'utf8').check(z.describe('form of the result')),
   maxBuffer: z
-    .int()
-    .min(0)
-    .max(MAX_MAX_BUFFER, 'a longer string cannot be')
-    .default(DEFAULT_MAX_BUFFER)
-    .describe('bytes kept of each stream'),
-  tty: z.union([z.boolean(), terminalSize]).default(false).describe('terminal'),
-  rlimits: rlimits.default([]).describe('resource limits'),
+    ._default(
+      z.int().check(z.gte(0), z.lte(MAX_MAX_BUFFER, 'a longer string cannot be')),
+      DEFAULT_MAX_BUFFER,
+    )
+    .check(z.describe('bytes kept of each stream')),
+  tty: z._default(z.union([z.boolean(), terminalSize]), false).check(z.describe('terminal')),
+  rlimits: z._default(rlimits, []).check(z.describe('resource limits')),
 });
 
 const command = z.strictObject({

@@ -66,11 +66,11 @@ export interface CopyOutOptions extends FileOptions {
   maxEntries?: number | undefined;
 }
 
-const mode = z.int().min(0).max(0o7777, 'permission bits have four octal digits');
-const id = z.int().min(0).max(MAX_ID, 'the kernel has no larger ids');
-const bytes = z.int().min(0);
+const mode = z.int().check(z.gte(0), z.lte(0o7777, 'permission bits have four octal digits'));
+const id = z.int().check(z.gte(0), z.lte(MAX_ID, 'the kernel has no larger ids'));
+const bytes = z.int().check(z.gte(0));
 const flag = z.boolean();
-const common = { signal: abortSignal.optional() };
+const common = { signal: z.optional(abortSignal) };
 
 interface Resolved {
   plain: FileOptions;
@@ -88,40 +88,42 @@ interface Resolved {
 /** The options of one kind of operation, checked and complete. */
 export type ResolvedFileOptions<Kind extends keyof Resolved> = Resolved[Kind];
 
-const schemas: { [Kind in keyof Resolved]: z.ZodType<Resolved[Kind]> } = {
+const schemas: { [Kind in keyof Resolved]: z.ZodMiniType<Resolved[Kind]> } = {
   plain: z.strictObject(common),
-  read: z.strictObject({ ...common, maxBytes: bytes.default(256 * MIB) }),
+  read: z.strictObject({ ...common, maxBytes: z._default(bytes, 256 * MIB) }),
   write: z.strictObject({
     ...common,
-    mode: mode.optional(),
-    exclusive: flag.default(false),
+    mode: z.optional(mode),
+    exclusive: z._default(flag, false),
   }),
   readStream: z
-    .strictObject({ ...common, start: bytes.default(0), end: bytes.optional() })
-    .refine(({ start, end }) => end === undefined || end >= start, {
-      path: ['end'],
-      message: 'the last byte must not lie before the first',
-    }),
+    .strictObject({ ...common, start: z._default(bytes, 0), end: z.optional(bytes) })
+    .check(
+      z.refine(({ start, end }) => end === undefined || end >= start, {
+        path: ['end'],
+        message: 'the last byte must not lie before the first',
+      }),
+    ),
   writeStream: z.strictObject({
     ...common,
-    mode: mode.optional(),
-    exclusive: flag.default(false),
-    append: flag.default(false),
+    mode: z.optional(mode),
+    exclusive: z._default(flag, false),
+    append: z._default(flag, false),
   }),
-  mkdir: z.strictObject({ ...common, mode: mode.optional(), recursive: flag.default(true) }),
-  recursive: z.strictObject({ ...common, recursive: flag.default(false) }),
-  owner: z.strictObject({ ...common, followSymlink: flag.default(true) }),
-  copyIn: z.strictObject({ ...common, uid: id.default(0), gid: id.default(0) }),
+  mkdir: z.strictObject({ ...common, mode: z.optional(mode), recursive: z._default(flag, true) }),
+  recursive: z.strictObject({ ...common, recursive: z._default(flag, false) }),
+  owner: z.strictObject({ ...common, followSymlink: z._default(flag, true) }),
+  copyIn: z.strictObject({ ...common, uid: z._default(id, 0), gid: z._default(id, 0) }),
   copyOut: z.strictObject({
     ...common,
-    maxBytes: bytes.default(64 * GIB),
-    maxEntries: z.int().min(0).max(MAX_ENTRIES).default(1_000_000),
+    maxBytes: z._default(bytes, 64 * GIB),
+    maxEntries: z._default(z.int().check(z.gte(0), z.lte(MAX_ENTRIES)), 1_000_000),
   }),
 };
 
 type ArgumentName = 'path' | 'to' | 'guestPath' | 'hostPath' | 'target' | 'mode' | 'uid' | 'gid';
 
-const fields: Readonly<Record<ArgumentName, z.ZodType>> = {
+const fields: Readonly<Record<ArgumentName, z.ZodMiniType>> = {
   path: absoluteGuestPath,
   to: absoluteGuestPath,
   guestPath: absoluteGuestPath,

@@ -12,13 +12,14 @@ export function hostMemoryMib(): number {
 }
 
 /** Guest memory in MiB. */
-export const memoryMib: z.ZodType<number> = z
+export const memoryMib: z.ZodMiniType<number> = z
   .int()
-  .min(MIN_MEMORY_MIB, 'the guest kernel and its agent do not fit in less (MiB)')
-  .max(hostMemoryMib(), 'this host has no more (MiB)');
+  .check(
+    z.gte(MIN_MEMORY_MIB, 'the guest kernel and its agent do not fit in less (MiB)'),
+    z.lte(hostMemoryMib(), 'this host has no more (MiB)'),
+  );
 
 /** Virtual CPUs; the addon lowers the bound to what KVM here allows. */
-export const vcpuCount: z.ZodType<number> = z
+export const vcpuCount: z.ZodMiniType<number> = z
   .int()
-  .min(1, 'a machine needs a CPU')
-  .max(MAX_VCPUS, 'a machine has no more CPU numbers');
+  .check(z.gte(1, 'a machine needs a CPU'), z.lte(MAX_VCPUS, 'a machine has no more CPU numbers'));

@@ -73,22 +73,24 @@ export interface SaveImageOptions {
 
 const MAX_REFERENCE = 512;
 
-export const imageReference: z.ZodType<string> = cleanText.refine(
-  (text) => text !== '' && text.length <= MAX_REFERENCE,
-  `an image reference has 1 to ${MAX_REFERENCE} characters`,
+export const imageReference: z.ZodMiniType<string> = cleanText.check(
+  z.refine(
+    (text) => text !== '' && text.length <= MAX_REFERENCE,
+    `an image reference has 1 to ${MAX_REFERENCE} characters`,
+  ),
 );
 
-export const imageOption: z.ZodType<ImageOption> = z.union([
+export const imageOption: z.ZodMiniType<ImageOption> = z.union([
   imageReference,
-  z.strictObject({ archive: hostPath, reference: imageReference.optional() }),
-  z.strictObject({ layout: hostPath, reference: imageReference.optional() }),
+  z.strictObject({ archive: hostPath, reference: z.optional(imageReference) }),
+  z.strictObject({ layout: hostPath, reference: z.optional(imageReference) }),
   z.strictObject({ rootfs: hostPath }),
   z.strictObject({ disk: hostPath }),
 ]);
 
-export const pullPolicy: z.ZodType<PullPolicy> = z.enum(['always', 'if-missing', 'never']);
+export const pullPolicy: z.ZodMiniType<PullPolicy> = z.enum(['always', 'if-missing', 'never']);
 
-export const registryAuth: z.ZodType<RegistryAuth> = z.strictObject({
+export const registryAuth: z.ZodMiniType<RegistryAuth> = z.strictObject({
   username: nonEmptyText,
   password: cleanText,
 });
@@ -98,31 +100,33 @@ const onProgress = z.custom<(event: ImageProgressEvent) => void>(
   { message: 'must be a function' },
 );
 
-const pull: z.ZodType<PullOptions & { reference: string }> = z.strictObject({
+const pull: z.ZodMiniType<PullOptions & { reference: string }> = z.strictObject({
   reference: imageReference,
-  policy: pullPolicy.optional().describe('when the registry is asked'),
-  auth: registryAuth.optional().describe('who asks'),
-  registry: registryOptions.optional().describe('how registries are reached'),
-  onProgress: onProgress.optional(),
-  signal: abortSignal.optional(),
+  policy: z.optional(pullPolicy).check(z.describe('when the registry is asked')),
+  auth: z.optional(registryAuth).check(z.describe('who asks')),
+  registry: z.optional(registryOptions).check(z.describe('how registries are reached')),
+  onProgress: z.optional(onProgress),
+  signal: z.optional(abortSignal),
 });
 
-const load: z.ZodType<LoadOptions & { path: string }> = z.strictObject({
+const load: z.ZodMiniType<LoadOptions & { path: string }> = z.strictObject({
   path: hostPath,
-  reference: imageReference.optional(),
-  onProgress: onProgress.optional(),
-  signal: abortSignal.optional(),
+  reference: z.optional(imageReference),
+  onProgress: z.optional(onProgress),
+  signal: z.optional(abortSignal),
 });
 
-const prune: z.ZodType<{ maxBytes: number }> = z.strictObject({
-  maxBytes: z.int().min(0).default(0).describe('what may stay of what nobody uses'),
+const prune: z.ZodMiniType<{ maxBytes: number }> = z.strictObject({
+  maxBytes: z
+    ._default(z.int().check(z.gte(0)), 0)
+    .check(z.describe('what may stay of what nobody uses')),
 });
 
 const save = z.strictObject({
   reference: imageReference,
   path: hostPath,
-  format: z.enum(['docker', 'oci']).default('docker'),
-  signal: abortSignal.optional(),
+  format: z._default(z.enum(['docker', 'oci']), 'docker'),
+  signal: z.optional(abortSignal),
 });
 
 export function parsePullOptions(

@@ -20,14 +20,18 @@ export interface ResolvedInit {
 /** Where images keep theirs. */
 const USUAL = ['/sbin/init', '/lib/systemd/systemd', '/usr/lib/systemd/systemd'];
 
-const command = z
-  .strictObject({
+const command = z.pipe(
+  z.strictObject({
     cmd: absoluteGuestPath,
-    args: z.array(cleanText).default([]),
-    env: environment.default({}),
-  })
-  .transform(({ cmd, ...rest }) => ({ candidates: [cmd], ...rest }));
+    args: z._default(z.array(cleanText), []),
+    env: z._default(environment, {}),
+  }),
+  z.transform(({ cmd, ...rest }) => ({ candidates: [cmd], ...rest })),
+);
 
-const auto = z.enum(['auto']).transform(() => ({ candidates: USUAL, args: [], env: {} }));
+const auto = z.pipe(
+  z.enum(['auto']),
+  z.transform(() => ({ candidates: USUAL, args: [], env: {} })),
+);
 
-export const init: z.ZodType<ResolvedInit> = z.union([auto, command]);
+export const init: z.ZodMiniType<ResolvedInit> = z.union([auto, command]);

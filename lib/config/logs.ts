@@ -42,37 +42,46 @@ export interface ResolvedLogStreamOptions extends ResolvedLogOptions {
   signal?: AbortSignal | undefined;
 }
 
-const time = z
-  .custom<Date | number>(
+const time = z.pipe(
+  z.custom<Date | number>(
     (value) => Number.isFinite(value instanceof Date ? value.getTime() : value),
     'must be a Date or a number of milliseconds since 1970',
-  )
-  .transform(Number);
+  ),
+  z.transform(Number),
+);
 
-const sources: z.ZodType<readonly LogSource[]> = z
+const sources: z.ZodMiniType<readonly LogSource[]> = z
   .array(z.enum(['stdout', 'stderr', 'output', 'system']))
-  .min(1, 'without a source there is nothing to read');
+  .check(z.minLength(1, 'without a source there is nothing to read'));
 
 const common = {
-  since: time.default(Number.NEGATIVE_INFINITY).describe('earliest time'),
-  until: time.default(Number.POSITIVE_INFINITY).describe('time before which entries must be'),
-  sources: sources.default(['stdout', 'stderr', 'output']).describe('what to read'),
+  since: z._default(time, Number.NEGATIVE_INFINITY).check(z.describe('earliest time')),
+  until: z
+    ._default(time, Number.POSITIVE_INFINITY)
+    .check(z.describe('time before which entries must be')),
+  sources: z._default(sources, ['stdout', 'stderr', 'output']).check(z.describe('what to read')),
 };
 
-const logOptions: z.ZodType<ResolvedLogOptions> = z.strictObject({
+const logOptions: z.ZodMiniType<ResolvedLogOptions> = z.strictObject({
   ...common,
-  tail: z.int().min(0).optional().describe('how many of the last entries'),
+  tail: z.optional(z.int().check(z.gte(0))).check(z.describe('how many of the last entries')),
 });
 
-const streamOptions: z.ZodType<ResolvedLogStreamOptions> = z.strictObject({
+const streamOptions: z.ZodMiniType<ResolvedLogStreamOptions> = z.strictObject({
   ...common,
-  follow: z.boolean().default(false).describe('wait for more'),
-  cursor: nonEmptyText.optional().describe('where to go on'),
-  signal: abortSignal.optional().describe('ends the stream'),
+  follow: z._default(z.boolean(), false).check(z.describe('wait for more')),
+  cursor: z.optional(nonEmptyText).check(z.describe('where to go on')),
+  signal: z.optional(abortSignal).check(z.describe('ends the stream')),
 });
 
 /** `logLevel` of a sandbox. */
-export const logLevel: z.ZodType<LogLevel> = z.enum(['error', 'warn', 'info', 'debug', 'trace']);
+export const logLevel: z.ZodMiniType<LogLevel> = z.enum([
+  'error',
+  'warn',
+  'info',
+  'debug',
+  'trace',
+]);
 
 export function parseLogOptions(input: unknown): ResolvedLogOptions {
   return parseConfig(logOptions, input === undefined ? {} : input, 'invalid log options');

@@ -138,113 +138,124 @@ export interface ResolvedRestoreOptions {
 }
 
 /** A word of the kernel command line. */
-export const kernelArgument: z.ZodType<string> = nonEmptyText.refine(
+export const kernelArgument: z.ZodMiniType<string> = nonEmptyText.check(
   // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is refused.
-  (word) => !/[\x00-\x1f\x7f]/.test(word),
-  'must not contain control characters',
+  z.refine((word) => !/[\x00-\x1f\x7f]/.test(word), 'must not contain control characters'),
 );
 
-const driveId = nonEmptyText.refine(
-  (id) => new TextEncoder().encode(id).length <= MAX_DRIVE_ID,
-  `has at most ${MAX_DRIVE_ID} bytes`,
+const driveId = nonEmptyText.check(
+  z.refine(
+    (id) => new TextEncoder().encode(id).length <= MAX_DRIVE_ID,
+    `has at most ${MAX_DRIVE_ID} bytes`,
+  ),
 );
 
 const guestCid = z
   .int()
-  .min(3, 'the smaller context ids are reserved')
-  .max(2 ** 32 - 2, 'the larger context ids are reserved');
+  .check(
+    z.gte(3, 'the smaller context ids are reserved'),
+    z.lte(2 ** 32 - 2, 'the larger context ids are reserved'),
+  );
 
-const consoleBytes = z.int().min(4096).max(MAX_CONSOLE_BYTES);
+const consoleBytes = z.int().check(z.gte(4096), z.lte(MAX_CONSOLE_BYTES));
 
 const drive = z.strictObject({
-  id: driveId.optional().describe('serial number that the guest reads'),
-  path: hostPath.describe('raw disk image'),
-  readOnly: z.boolean().default(false).describe('refuse writes'),
+  id: z.optional(driveId).check(z.describe('serial number that the guest reads')),
+  path: hostPath.check(z.describe('raw disk image')),
+  readOnly: z._default(z.boolean(), false).check(z.describe('refuse writes')),
 });
 
 const machineConfig = z.strictObject({
   kernel: z
     .strictObject({
-      path: hostPath.describe('ELF vmlinux or bzImage'),
-      args: z.array(kernelArgument).default([]).describe('words of the kernel command line'),
-      initrd: hostPath.optional().describe('initramfs'),
+      path: hostPath.check(z.describe('ELF vmlinux or bzImage')),
+      args: z
+        ._default(z.array(kernelArgument), [])
+        .check(z.describe('words of the kernel command line')),
+      initrd: z.optional(hostPath).check(z.describe('initramfs')),
     })
-    .describe('what to boot'),
-  vcpus: vcpuCount.describe('virtual CPUs'),
-  maxVcpus: vcpuCount.optional().describe('virtual CPUs that can be on line'),
-  memoryMib: memoryMib.describe('guest memory in MiB'),
+    .check(z.describe('what to boot')),
+  vcpus: vcpuCount.check(z.describe('virtual CPUs')),
+  maxVcpus: z.optional(vcpuCount).check(z.describe('virtual CPUs that can be on line')),
+  memoryMib: memoryMib.check(z.describe('guest memory in MiB')),
   drives: z
-    .array(drive)
-    .max(MAX_DRIVES, 'the guest has no more drive letters')
-    .default([])
-    .describe('disks, in the order of /dev/vda, /dev/vdb, …'),
+    ._default(
+      z.array(drive).check(z.maxLength(MAX_DRIVES, 'the guest has no more drive letters')),
+      [],
+    )
+    .check(z.describe('disks, in the order of /dev/vda, /dev/vdb, …')),
   vsock: z
-    .strictObject({
-      cid: guestCid.default(3).describe("the guest's context id"),
-      socketPath: notBuilt('vsock.socketPath'),
-    })
-    .optional()
-    .describe('virtio-vsock device'),
-  console: onlyBuilt('console', ['none', 'capture'])
-    .transform((value) => value ?? 'capture')
-    .describe('what becomes of console output'),
-  consoleBytes: consoleBytes
-    .default(DEFAULT_CONSOLE_BYTES)
-    .describe('console output that is kept, in bytes'),
-  rng: z.boolean().default(true).describe('virtio-rng device'),
+    .optional(
+      z.strictObject({
+        cid: z._default(guestCid, 3).check(z.describe("the guest's context id")),
+        socketPath: notBuilt('vsock.socketPath'),
+      }),
+    )
+    .check(z.describe('virtio-vsock device')),
+  console: z
+    .pipe(
+      onlyBuilt('console', ['none', 'capture']),
+      z.transform((value) => value ?? 'capture'),
+    )
+    .check(z.describe('what becomes of console output')),
+  consoleBytes: z
+    ._default(consoleBytes, DEFAULT_CONSOLE_BYTES)
+    .check(z.describe('console output that is kept, in bytes')),
+  rng: z._default(z.boolean(), true).check(z.describe('virtio-rng device')),
   memory: notBuilt('memory'),
-  sharedDirs: sharedDirs.default([]).describe('directories of the host for the guest'),
+  sharedDirs: z._default(sharedDirs, []).check(z.describe('directories of the host for the guest')),
   nics: notBuilt('nics'),
   balloon: notBuilt('balloon'),
   hotplugSlots: z
-    .int()
-    .min(0)
-    .max(MAX_HOTPLUG_SLOTS)
-    .default(0)
-    .describe('empty slots for devices that are attached later'),
+    ._default(z.int().check(z.gte(0), z.lte(MAX_HOTPLUG_SLOTS)), 0)
+    .check(z.describe('empty slots for devices that are attached later')),
 });
 
-export const machineConfigSchema: z.ZodType<ResolvedMachineConfig> = machineConfig.refine(
-  ({ vcpus, maxVcpus = vcpus }) => maxVcpus >= vcpus,
-  { path: ['maxVcpus'], message: 'must not be less than vcpus' },
+export const machineConfigSchema: z.ZodMiniType<ResolvedMachineConfig> = machineConfig.check(
+  z.refine(({ vcpus, maxVcpus = vcpus }) => maxVcpus >= vcpus, {
+    path: ['maxVcpus'],
+    message: 'must not be less than vcpus',
+  }),
 );
 
-const attachedDrive: z.ZodType<ResolvedAttachedDrive> = drive.extend({ id: driveId });
+const attachedDrive: z.ZodMiniType<ResolvedAttachedDrive> = z.extend(drive, { id: driveId });
 
 const vcpuTarget = z.strictObject({
-  vcpus: vcpuCount.describe('virtual CPUs on line'),
+  vcpus: vcpuCount.check(z.describe('virtual CPUs on line')),
 });
 
-const stopOptions: z.ZodType<ResolvedStopOptions> = z.strictObject({
-  timeoutMs: timeoutMs.default(10_000).describe('time for a graceful end, in ms'),
-  signal: abortSignal.optional(),
+const stopOptions: z.ZodMiniType<ResolvedStopOptions> = z.strictObject({
+  timeoutMs: z._default(timeoutMs, 10_000).check(z.describe('time for a graceful end, in ms')),
+  signal: z.optional(abortSignal),
 });
 
-const snapshotOptions: z.ZodType<ResolvedSnapshotOptions> = z.strictObject({
-  directory: hostPath.describe('where the snapshot goes'),
-  kind: z.enum(['full', 'diff']).default('full').describe('all of memory, or what changed'),
+const snapshotOptions: z.ZodMiniType<ResolvedSnapshotOptions> = z.strictObject({
+  directory: hostPath.check(z.describe('where the snapshot goes')),
+  kind: z
+    ._default(z.enum(['full', 'diff']), 'full')
+    .check(z.describe('all of memory, or what changed')),
 });
 
-const restoreOptions: z.ZodType<ResolvedRestoreOptions> = z.strictObject({
-  directory: hostPath.describe('where the snapshot is'),
+const restoreOptions: z.ZodMiniType<ResolvedRestoreOptions> = z.strictObject({
+  directory: hostPath.check(z.describe('where the snapshot is')),
   drives: z
-    .array(z.strictObject({ id: driveId, path: hostPath, readOnly: z.boolean().optional() }))
-    .default([])
-    .describe('other files for drives'),
-  onlyTheseDrives: z.boolean().default(false).describe('refuse other drives'),
+    ._default(
+      z.array(z.strictObject({ id: driveId, path: hostPath, readOnly: z.optional(z.boolean()) })),
+      [],
+    )
+    .check(z.describe('other files for drives')),
+  onlyTheseDrives: z._default(z.boolean(), false).check(z.describe('refuse other drives')),
   vsock: z
-    .strictObject({ cid: guestCid.optional(), socketPath: notBuilt('vsock.socketPath') })
-    .optional()
-    .describe('virtio-vsock device'),
-  consoleBytes: consoleBytes.optional().describe('console output that is kept, in bytes'),
-  signal: abortSignal.optional(),
+    .optional(
+      z.strictObject({ cid: z.optional(guestCid), socketPath: notBuilt('vsock.socketPath') }),
+    )
+    .check(z.describe('virtio-vsock device')),
+  consoleBytes: z.optional(consoleBytes).check(z.describe('console output that is kept, in bytes')),
+  signal: z.optional(abortSignal),
 });
 
 const vsockPort = z.strictObject({
-  port: z
-    .int()
-    .min(0)
-    .max(2 ** 32 - 2, 'the last port number means "any port"'),
+  port: z.int().check(z.gte(0), z.lte(2 ** 32 - 2, 'the last port number means "any port"')),
 });
 
 export function parseMachineConfig(input: unknown): ResolvedMachineConfig {

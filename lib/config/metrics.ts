@@ -28,16 +28,16 @@ export interface ResolvedMetricsStreamOptions extends ResolvedMetricsOptions {
 }
 
 const parts = {
-  guest: z.boolean().default(true).describe('ask the guest too'),
-  resident: z.boolean().default(true).describe('count resident memory'),
+  guest: z._default(z.boolean(), true).check(z.describe('ask the guest too')),
+  resident: z._default(z.boolean(), true).check(z.describe('count resident memory')),
 };
 
-const metricsOptions: z.ZodType<ResolvedMetricsOptions> = z.strictObject(parts);
+const metricsOptions: z.ZodMiniType<ResolvedMetricsOptions> = z.strictObject(parts);
 
-const streamOptions: z.ZodType<ResolvedMetricsStreamOptions> = z.strictObject({
+const streamOptions: z.ZodMiniType<ResolvedMetricsStreamOptions> = z.strictObject({
   ...parts,
-  intervalMs: limitMs.default(1_000).describe('time between samples in ms'),
-  signal: abortSignal.optional().describe('ends the stream'),
+  intervalMs: z._default(limitMs, 1_000).check(z.describe('time between samples in ms')),
+  signal: z.optional(abortSignal).check(z.describe('ends the stream')),
 });
 
 export function parseMetricsOptions(input: unknown): ResolvedMetricsOptions {

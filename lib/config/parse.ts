@@ -28,7 +28,7 @@ const NO_CODE_GENERATION = { jitless: true };
 
 /** Parses `input`, or throws a `ConfigError` about the first problem of each option. */
 export function parseConfig<Output>(
-  schema: z.ZodType<Output>,
+  schema: z.ZodMiniType<Output>,
   input: unknown,
   subject: string,
 ): Output {

@@ -24,12 +24,11 @@ export type Patch =
   /** `from` is a directory of this host; modes and links in it are kept. */
   | { type: 'copyDir'; from: string; path: string; replace?: boolean };
 
-const path = absoluteGuestPath.refine(
-  (text) => posix.normalize(text) !== '/',
-  'the root itself cannot be patched',
+const path = absoluteGuestPath.check(
+  z.refine((text) => posix.normalize(text) !== '/', 'the root itself cannot be patched'),
 );
-const mode = z.int().min(0).max(MAX_MODE).optional();
-const replace = z.boolean().optional();
+const mode = z.optional(z.int().check(z.gte(0), z.lte(MAX_MODE)));
+const replace = z.optional(z.boolean());
 
 const patch = z.union([
   z.strictObject({ type: z.enum(['text']), path, content: z.string(), mode, replace }),
@@ -41,4 +40,6 @@ const patch = z.union([
   z.strictObject({ type: z.enum(['copyDir']), from: hostPath, path, replace }),
 ]);
 
-export const patches: z.ZodType<Patch[]> = z.array(patch).max(MAX_PATCHES) as z.ZodType<Patch[]>;
+export const patches: z.ZodMiniType<Patch[]> = z
+  .array(patch)
+  .check(z.maxLength(MAX_PATCHES)) as z.ZodMiniType<Patch[]>;

@@ -69,39 +69,48 @@ function isMirror(text: string): boolean {
   return `${url.username}${url.password}${url.search}${url.hash}` === '';
 }
 
-const credentials: z.ZodType<RegistryCredentials> = z.strictObject({
-  username: nonEmptyText.refine((name) => !name.includes(':'), 'must not contain ":"'),
+const credentials: z.ZodMiniType<RegistryCredentials> = z.strictObject({
+  username: nonEmptyText.check(z.refine((name) => !name.includes(':'), 'must not contain ":"')),
   password: z.string(),
 });
 
-const host: z.ZodType<RegistryHostOptions> = z.strictObject({
-  mirrors: z
-    .array(
-      nonEmptyText.refine(isMirror, 'must be a host with an optional port, or an http(s) address'),
-    )
-    .max(MAX_MIRRORS)
-    .optional(),
-  insecure: z.boolean().optional(),
-  ca: z
-    .string()
-    .refine((pem) => pem.includes('-----BEGIN CERTIFICATE-----'), 'must be certificates in PEM')
-    .optional(),
-  auth: credentials.optional(),
+const host: z.ZodMiniType<RegistryHostOptions> = z.strictObject({
+  mirrors: z.optional(
+    z
+      .array(
+        nonEmptyText.check(
+          z.refine(isMirror, 'must be a host with an optional port, or an http(s) address'),
+        ),
+      )
+      .check(z.maxLength(MAX_MIRRORS)),
+  ),
+  insecure: z.optional(z.boolean()),
+  ca: z.optional(
+    z
+      .string()
+      .check(
+        z.refine(
+          (pem) => pem.includes('-----BEGIN CERTIFICATE-----'),
+          'must be certificates in PEM',
+        ),
+      ),
+  ),
+  auth: z.optional(credentials),
 });
 
-const registry: z.ZodType<ResolvedRegistryOptions> = z.strictObject({
-  registries: z.record(nonEmptyText, host).default({}),
-  dockerConfig: z.union([hostPath, z.custom<false>((value) => value === false)]).optional(),
-  connectTimeoutMs: limitMs.default(15_000),
-  headersTimeoutMs: limitMs.default(30_000),
-  idleTimeoutMs: limitMs.default(30_000),
-  retries: z.int().min(0).max(MAX_RETRIES).default(4),
-  retryDelayMs: limitMs.default(250),
-  maxRetryAfterMs: limitMs.default(60_000),
+const registry: z.ZodMiniType<ResolvedRegistryOptions> = z.strictObject({
+  registries: z._default(z.record(nonEmptyText, host), {}),
+  dockerConfig: z.optional(z.union([hostPath, z.custom<false>((value) => value === false)])),
+  connectTimeoutMs: z._default(limitMs, 15_000),
+  headersTimeoutMs: z._default(limitMs, 30_000),
+  idleTimeoutMs: z._default(limitMs, 30_000),
+  retries: z._default(z.int().check(z.gte(0), z.lte(MAX_RETRIES)), 4),
+  retryDelayMs: z._default(limitMs, 250),
+  maxRetryAfterMs: z._default(limitMs, 60_000),
 });
 
 /** As a part of other options: checked there, and completed where it is used. */
-export const registryOptions: z.ZodType<RegistryOptions> = registry;
+export const registryOptions: z.ZodMiniType<RegistryOptions> = registry;
 
 export function parseRegistryOptions(input: unknown): ResolvedRegistryOptions {
   return parseConfig(registry, input ?? {}, 'invalid registry options');

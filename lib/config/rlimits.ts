@@ -34,7 +34,7 @@ export interface ResolvedRlimit {
 
 const UNLIMITED = 2n ** 64n - 1n;
 
-const amount: z.ZodType<number> = z.custom<number>(
+const amount: z.ZodMiniType<number> = z.custom<number>(
   (value) =>
     value === Number.POSITIVE_INFINITY || (Number.isSafeInteger(value) && Number(value) >= 0),
   'must be a whole number of 0 or more, or Infinity',
@@ -44,19 +44,22 @@ const limit = z.union([
   amount,
   z
     .strictObject({ soft: amount, hard: amount })
-    .refine(({ soft, hard }) => soft <= hard, 'the soft limit must not be above the hard one'),
+    .check(
+      z.refine(({ soft, hard }) => soft <= hard, 'the soft limit must not be above the hard one'),
+    ),
 ]);
 
-export const rlimits: z.ZodType<ResolvedRlimit[]> = z
-  .partialRecord(z.enum(names), limit)
-  .transform((limits) =>
+export const rlimits: z.ZodMiniType<ResolvedRlimit[]> = z.pipe(
+  z.partialRecord(z.enum(names), limit),
+  z.transform((limits) =>
     names.flatMap((name, resource) => {
       const value = limits[name];
       if (value === undefined) return [];
       const { soft, hard } = typeof value === 'number' ? { soft: value, hard: value } : value;
       return [{ resource, soft: toKernel(soft), hard: toKernel(hard) }];
     }),
-  );
+  ),
+);
 
 function toKernel(value: number): bigint {
   return value === Number.POSITIVE_INFINITY ? UNLIMITED : BigInt(value);

@@ -228,20 +228,22 @@ const encoder = new TextEncoder();
 /** Prefixes by which runtimes label what is theirs. */
 const RESERVED_LABELS = ['embervm.', 'sandbox.', 'service.', 'microsandbox.'];
 
-const labelKey: z.ZodType<string> = z
-  .string()
-  .refine(
+const labelKey: z.ZodMiniType<string> = z.string().check(
+  z.refine(
     (key) => /^[A-Za-z0-9][A-Za-z0-9._/-]*$/.test(key) && key.length <= MAX_LABEL_KEY,
     `a label key has 1 to ${MAX_LABEL_KEY} letters, digits, ".", "_", "-" and "/", the first a letter or digit`,
-  )
-  .refine(
+  ),
+  z.refine(
     (key) => !RESERVED_LABELS.some((prefix) => key.startsWith(prefix)),
     `a label key must not start with ${RESERVED_LABELS.join(' or ')}: these are reserved`,
-  );
+  ),
+);
 
-const labelValue: z.ZodType<string> = cleanText.refine(
-  (value) => encoder.encode(value).length <= MAX_LABEL_VALUE,
-  `a label has at most ${MAX_LABEL_VALUE} bytes`,
+const labelValue: z.ZodMiniType<string> = cleanText.check(
+  z.refine(
+    (value) => encoder.encode(value).length <= MAX_LABEL_VALUE,
+    `a label has at most ${MAX_LABEL_VALUE} bytes`,
+  ),
 );
 
 /** Whether a sandbox may have a label of an image. */
@@ -249,18 +251,22 @@ export function isSandboxLabel(key: string, value: string): boolean {
   return labelKey.safeParse(key).success && labelValue.safeParse(value).success;
 }
 
-export const labels: z.ZodType<Record<string, string>> = z
+export const labels: z.ZodMiniType<Record<string, string>> = z
   .record(labelKey, labelValue)
-  .refine(
-    (all) => Object.keys(all).length <= MAX_LABELS,
-    `a sandbox has at most ${MAX_LABELS} labels`,
+  .check(
+    z.refine(
+      (all) => Object.keys(all).length <= MAX_LABELS,
+      `a sandbox has at most ${MAX_LABELS} labels`,
+    ),
   );
 
-const scriptName: z.ZodType<string> = z
+const scriptName: z.ZodMiniType<string> = z
   .string()
-  .refine(
-    (name) => /^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$/.test(name),
-    'a script name has 1 to 128 letters, digits, ".", "_" and "-", and begins with none of "." and "-"',
+  .check(
+    z.refine(
+      (name) => /^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$/.test(name),
+      'a script name has 1 to 128 letters, digits, ".", "_" and "-", and begins with none of "." and "-"',
+    ),
   );
 
 const progressCallback = z.custom<(event: ProgressEvent) => void>(
@@ -270,22 +276,33 @@ const progressCallback = z.custom<(event: ProgressEvent) => void>(
 
 /** What the VM itself has. */
 const vmFields = {
-  cpus: vcpuCount.default(1).describe('virtual CPUs'),
-  memoryMib: memoryMib.default(512).describe('guest memory in MiB'),
+  cpus: z._default(vcpuCount, 1).check(z.describe('virtual CPUs')),
+  memoryMib: z._default(memoryMib, 512).check(z.describe('guest memory in MiB')),
   rootDiskMib: z
-    .int()
-    .min(MIN_ROOT_DISK_MIB, 'the file system needs that much for itself (MiB)')
-    .max(MAX_ROOT_DISK_MIB, 'the file system grows no further (MiB)')
-    .default(4096)
-    .describe('size of the writable layer in MiB'),
+    ._default(
+      z
+        .int()
+        .check(
+          z.gte(MIN_ROOT_DISK_MIB, 'the file system needs that much for itself (MiB)'),
+          z.lte(MAX_ROOT_DISK_MIB, 'the file system grows no further (MiB)'),
+        ),
+      4096,
+    )
+    .check(z.describe('size of the writable layer in MiB')),
   kernel: z
-    .strictObject({
-      path: hostPath.optional().describe('another guest kernel'),
-      args: z.array(kernelArgument).default([]).describe('more words of the command line'),
-    })
-    .default({ args: [] })
-    .describe('the guest kernel'),
-  securityProfile: z.enum(['default', 'restricted']).default('default').describe('hardening'),
+    ._default(
+      z.strictObject({
+        path: z.optional(hostPath).check(z.describe('another guest kernel')),
+        args: z
+          ._default(z.array(kernelArgument), [])
+          .check(z.describe('more words of the command line')),
+      }),
+      { args: [] },
+    )
+    .check(z.describe('the guest kernel')),
+  securityProfile: z
+    ._default(z.enum(['default', 'restricted']), 'default')
+    .check(z.describe('hardening')),
 };
 
 /** What a VM has from its beginning to its end: those with the same can stand for each other. */
@@ -294,86 +311,92 @@ export type VmConfig = Pick<
   'cpus' | 'memoryMib' | 'rootDiskMib' | 'securityProfile' | 'kernel'
 >;
 
-export const vmConfig: z.ZodType<VmConfig> = z.strictObject(vmFields).prefault({});
+export const vmConfig: z.ZodMiniType<VmConfig> = z.prefault(z.strictObject(vmFields), {});
 
 /** Something with a `newVm`: `VmFactory`, which stands above this layer. */
-export const vmFactory: z.ZodType<object> = z.custom<object>(
+export const vmFactory: z.ZodMiniType<object> = z.custom<object>(
   (value) => typeof (value as { newVm?: unknown } | null)?.newVm === 'function',
   'must be a VM factory, which has a newVm()',
 );
 
 const fields = z.strictObject({
   ...vmFields,
-  name: sandboxName.optional().describe('name; generated when absent'),
-  env: environment.default({}).describe('environment of every command'),
-  workdir: absoluteGuestPath.optional().describe('working directory of every command'),
-  user: nonEmptyText.optional().describe('user of every command'),
-  shell: absoluteGuestPath.default('/bin/sh').describe('what shell() runs'),
-  hostname: nonEmptyText
-    .refine(
-      (name) => new TextEncoder().encode(name).length <= MAX_HOSTNAME,
-      `a host name has at most ${MAX_HOSTNAME} bytes`,
+  name: z.optional(sandboxName).check(z.describe('name; generated when absent')),
+  env: z._default(environment, {}).check(z.describe('environment of every command')),
+  workdir: z.optional(absoluteGuestPath).check(z.describe('working directory of every command')),
+  user: z.optional(nonEmptyText).check(z.describe('user of every command')),
+  shell: z._default(absoluteGuestPath, '/bin/sh').check(z.describe('what shell() runs')),
+  hostname: z
+    .optional(
+      nonEmptyText.check(
+        z.refine(
+          (name) => new TextEncoder().encode(name).length <= MAX_HOSTNAME,
+          `a host name has at most ${MAX_HOSTNAME} bytes`,
+        ),
+      ),
     )
-    .optional()
-    .describe('host name; made from the name when absent'),
-  bootTimeoutMs: limitMs.default(120_000).describe('limit of the boot in ms'),
-  network: onlyBuilt('network', ['none']).describe('network of the guest'),
-  warmStart: z.enum(['auto', 'off']).optional().describe('start from a template'),
-  vmFactory: vmFactory.optional().describe('makes the VM'),
-  detached: onlyBuilt('detached', [false]).describe('outlive this process'),
-  labels: labels.default({}).describe('for finding it'),
-  ephemeral: z.boolean().optional().describe('leave nothing behind'),
+    .check(z.describe('host name; made from the name when absent')),
+  bootTimeoutMs: z._default(limitMs, 120_000).check(z.describe('limit of the boot in ms')),
+  network: onlyBuilt('network', ['none']).check(z.describe('network of the guest')),
+  warmStart: z.optional(z.enum(['auto', 'off'])).check(z.describe('start from a template')),
+  vmFactory: z.optional(vmFactory).check(z.describe('makes the VM')),
+  detached: onlyBuilt('detached', [false]).check(z.describe('outlive this process')),
+  labels: z._default(labels, {}).check(z.describe('for finding it')),
+  ephemeral: z.optional(z.boolean()).check(z.describe('leave nothing behind')),
   replace: z
-    .union([z.boolean(), z.strictObject({ timeoutMs })])
-    .default(false)
-    .describe('replace a sandbox of this name'),
-  maxDurationMs: limitMs.optional().describe('longest life in ms'),
-  idleTimeoutMs: limitMs.optional().describe('longest time without a process in ms'),
-  onProgress: progressCallback.optional().describe('told about each step of the boot'),
-  signal: abortSignal.optional().describe('gives up the creation'),
-  image: imageOption.optional().describe('what the root is made of'),
-  snapshot: sandboxName.optional().describe('go on from a snapshot'),
+    ._default(z.union([z.boolean(), z.strictObject({ timeoutMs })]), false)
+    .check(z.describe('replace a sandbox of this name')),
+  maxDurationMs: z.optional(limitMs).check(z.describe('longest life in ms')),
+  idleTimeoutMs: z.optional(limitMs).check(z.describe('longest time without a process in ms')),
+  onProgress: z.optional(progressCallback).check(z.describe('told about each step of the boot')),
+  signal: z.optional(abortSignal).check(z.describe('gives up the creation')),
+  image: z.optional(imageOption).check(z.describe('what the root is made of')),
+  snapshot: z.optional(sandboxName).check(z.describe('go on from a snapshot')),
   maxCpus: notBuilt('maxCpus', 'set cpus to the maximum'),
   maxMemoryMib: notBuilt('maxMemoryMib', 'set memoryMib to the maximum'),
-  entrypoint: z.array(cleanText).optional().describe('instead of that of the image'),
-  init: init.optional().describe('PID 1 of the workload'),
+  entrypoint: z.optional(z.array(cleanText)).check(z.describe('instead of that of the image')),
+  init: z.optional(init).check(z.describe('PID 1 of the workload')),
   scripts: z
-    .record(scriptName, cleanText)
-    .default({})
-    .describe('programs on the PATH of every command'),
-  patches: patches.default([]).describe('changes to the root of a new sandbox'),
+    ._default(z.record(scriptName, cleanText), {})
+    .check(z.describe('programs on the PATH of every command')),
+  patches: z._default(patches, []).check(z.describe('changes to the root of a new sandbox')),
   mounts: notBuilt('mounts'),
-  logLevel: logLevel.default('info').describe('what is logged about the sandbox'),
-  quietLogs: z.boolean().default(false).describe('log nothing'),
-  pullPolicy: pullPolicy.default('if-missing').describe('when an image is pulled'),
-  registryAuth: registryAuth.optional().describe('who pulls'),
-  registry: registryOptions.optional().describe('how registries are reached'),
+  logLevel: z._default(logLevel, 'info').check(z.describe('what is logged about the sandbox')),
+  quietLogs: z._default(z.boolean(), false).check(z.describe('log nothing')),
+  pullPolicy: z._default(pullPolicy, 'if-missing').check(z.describe('when an image is pulled')),
+  registryAuth: z.optional(registryAuth).check(z.describe('who pulls')),
+  registry: z.optional(registryOptions).check(z.describe('how registries are reached')),
 });
 
-export const sandboxOptionsSchema: z.ZodType<ResolvedSandboxOptions> = fields
-  .refine(({ warmStart, vmFactory }) => warmStart === undefined || vmFactory === undefined, {
-    message: 'vmFactory decides how it starts: leave out warmStart',
-    path: ['warmStart'],
-  })
-  .transform(({ ephemeral, replace, ...options }) => {
+export const sandboxOptionsSchema: z.ZodMiniType<ResolvedSandboxOptions> = z.pipe(
+  fields.check(
+    z.refine(({ warmStart, vmFactory }) => warmStart === undefined || vmFactory === undefined, {
+      message: 'vmFactory decides how it starts: leave out warmStart',
+      path: ['warmStart'],
+    }),
+  ),
+  z.transform(({ ephemeral, replace, ...options }) => {
     const grace = replace === true ? DEFAULT_REPLACE_MS : undefined;
     return {
       ...options,
       ephemeral: ephemeral ?? options.name === undefined,
       replaceMs: typeof replace === 'object' ? replace.timeoutMs : grace,
     };
-  });
+  }),
+);
 
 const start = z.strictObject({
-  bootTimeoutMs: limitMs.optional(),
-  onProgress: progressCallback.optional(),
-  signal: abortSignal.optional(),
+  bootTimeoutMs: z.optional(limitMs),
+  onProgress: z.optional(progressCallback),
+  signal: z.optional(abortSignal),
 });
 
-const list: z.ZodType<ResolvedListOptions> = z.strictObject({
-  labels: labels.default({}).describe('all of them must match'),
-  limit: z.int().min(1).max(MAX_PAGE).default(DEFAULT_PAGE).describe('sandboxes of a page'),
-  cursor: nonEmptyText.optional().describe('where the page before ended'),
+const list: z.ZodMiniType<ResolvedListOptions> = z.strictObject({
+  labels: z._default(labels, {}).check(z.describe('all of them must match')),
+  limit: z
+    ._default(z.int().check(z.gte(1), z.lte(MAX_PAGE)), DEFAULT_PAGE)
+    .check(z.describe('sandboxes of a page')),
+  cursor: z.optional(nonEmptyText).check(z.describe('where the page before ended')),
 });
 
 /** What a sandbox was created with, as it is put on record. */

@@ -55,37 +55,37 @@ export interface ResolvedSharedDir {
   maxOpenFiles: number;
 }
 
-const id = z.int().min(0).max(MAX_ID);
+const id = z.int().check(z.gte(0), z.lte(MAX_ID));
 
-const tag = nonEmptyText.refine(
-  (text) => new TextEncoder().encode(text).length <= MAX_TAG,
-  `has at most ${MAX_TAG} bytes`,
+const tag = nonEmptyText.check(
+  z.refine(
+    (text) => new TextEncoder().encode(text).length <= MAX_TAG,
+    `has at most ${MAX_TAG} bytes`,
+  ),
 );
 
 const sharedDir = z.strictObject({
-  tag: tag.describe('what the guest mounts it by'),
-  path: hostPath.describe('directory of the host'),
-  readOnly: z.boolean().default(false).describe('refuse changes'),
-  cache: z.enum(['none', 'auto', 'always']).default('auto').describe('what the guest may keep'),
-  writeback: z.boolean().default(false).describe('the guest may keep writes back'),
-  crossMounts: z.boolean().default(false).describe('enter what is mounted below it'),
-  locks: z.enum(['guest', 'host']).default('guest').describe('where locks hold'),
+  tag: tag.check(z.describe('what the guest mounts it by')),
+  path: hostPath.check(z.describe('directory of the host')),
+  readOnly: z._default(z.boolean(), false).check(z.describe('refuse changes')),
+  cache: z
+    ._default(z.enum(['none', 'auto', 'always']), 'auto')
+    .check(z.describe('what the guest may keep')),
+  writeback: z._default(z.boolean(), false).check(z.describe('the guest may keep writes back')),
+  crossMounts: z._default(z.boolean(), false).check(z.describe('enter what is mounted below it')),
+  locks: z._default(z.enum(['guest', 'host']), 'guest').check(z.describe('where locks hold')),
   owner: z
-    .union([z.enum(['host']), z.strictObject({ uid: id, gid: id })])
-    .default({ uid: 0, gid: 0 })
-    .describe('whose files are, for the guest'),
+    ._default(z.union([z.enum(['host']), z.strictObject({ uid: id, gid: id })]), { uid: 0, gid: 0 })
+    .check(z.describe('whose files are, for the guest')),
   maxOpenFiles: z
-    .int()
-    .min(MIN_OPEN_FILES)
-    .max(MAX_OPEN_FILES)
-    .default(DEFAULT_OPEN_FILES)
-    .describe('descriptors that are held for the guest'),
+    ._default(z.int().check(z.gte(MIN_OPEN_FILES), z.lte(MAX_OPEN_FILES)), DEFAULT_OPEN_FILES)
+    .check(z.describe('descriptors that are held for the guest')),
 });
 
-export const sharedDirs: z.ZodType<ResolvedSharedDir[]> = z
-  .array(sharedDir)
-  .max(MAX_SHARED_DIRS, 'the machine has no room for more')
-  .refine(
+export const sharedDirs: z.ZodMiniType<ResolvedSharedDir[]> = z.array(sharedDir).check(
+  z.maxLength(MAX_SHARED_DIRS, 'the machine has no room for more'),
+  z.refine(
     (dirs) => new Set(dirs.map((dir) => dir.tag)).size === dirs.length,
     'each has its own tag',
-  );
+  ),
+);

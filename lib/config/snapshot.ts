@@ -54,16 +54,16 @@ export type ForkOptions = Omit<
   | 'vmFactory'
 >;
 
-const save: z.ZodType<ResolvedSaveOptions> = z.strictObject({
+const save: z.ZodMiniType<ResolvedSaveOptions> = z.strictObject({
   name: sandboxName,
-  description: z.string().max(MAX_DESCRIPTION).default(''),
-  labels: labels.default({}),
-  replace: z.boolean().default(false),
-  signal: abortSignal.optional(),
+  description: z._default(z.string().check(z.maxLength(MAX_DESCRIPTION)), ''),
+  labels: z._default(labels, {}),
+  replace: z._default(z.boolean(), false),
+  signal: z.optional(abortSignal),
 });
 
-const list: z.ZodType<{ labels: Record<string, string> }> = z.strictObject({
-  labels: labels.default({}).describe('all of them must match'),
+const list: z.ZodMiniType<{ labels: Record<string, string> }> = z.strictObject({
+  labels: z._default(labels, {}).check(z.describe('all of them must match')),
 });
 
 export function parseSaveOptions(name: unknown, input: unknown): ResolvedSaveOptions {

@@ -12,11 +12,13 @@ export interface ResolvedVmCacheOptions {
   minFreeMib?: number | undefined;
 }
 
-const options: z.ZodType<ResolvedVmCacheOptions> = z.strictObject({
-  size: z.int().min(1).max(MAX_SIZE).describe('how many VMs wait'),
-  sandbox: vmConfig.describe('what the VMs have'),
-  base: vmFactory.optional().describe('makes the VMs'),
-  minFreeMib: z.int().min(0).optional().describe('memory of the host that must stay available'),
+const options: z.ZodMiniType<ResolvedVmCacheOptions> = z.strictObject({
+  size: z.int().check(z.gte(1), z.lte(MAX_SIZE), z.describe('how many VMs wait')),
+  sandbox: vmConfig.check(z.describe('what the VMs have')),
+  base: z.optional(vmFactory).check(z.describe('makes the VMs')),
+  minFreeMib: z
+    .optional(z.int().check(z.gte(0)))
+    .check(z.describe('memory of the host that must stay available')),
 });
 
 export function parseVmCacheOptions(input: unknown): ResolvedVmCacheOptions {

@@ -27,12 +27,12 @@ export interface ImagePin {
 }
 
 const texts = z.array(z.string());
-const digits = z.string().regex(/^[0-9a-f]{64}$/);
+const digits = z.string().check(z.regex(/^[0-9a-f]{64}$/));
 
-export const imagePin: z.ZodType<ImagePin> = z.strictObject({
-  version: z.int().min(VERSION).max(VERSION),
+export const imagePin: z.ZodMiniType<ImagePin> = z.strictObject({
+  version: z.int().check(z.gte(VERSION), z.lte(VERSION)),
   reference: z.string(),
-  digest: z.string().regex(/^sha256:[0-9a-f]{64}$/),
+  digest: z.string().check(z.regex(/^sha256:[0-9a-f]{64}$/)),
   root: digits,
   config: z.strictObject({
     entrypoint: texts,

@@ -129,27 +129,30 @@ const MAX_MODE = 0o7777;
 const DEFAULT_MODE = 0o660;
 
 /** As the OCI runtimes take it: part of paths in the guest. */
-export const containerId: z.ZodType<string> = z
-  .string()
-  .max(MAX_ID)
-  .refine(
+export const containerId: z.ZodMiniType<string> = z.string().check(
+  z.maxLength(MAX_ID),
+  z.refine(
     (id) => /^[A-Za-z0-9_+.-]+$/.test(id) && id !== '.' && id !== '..',
     'a container id contains only letters, digits, "_", "+", "." and "-", and is not "." or ".."',
-  );
+  ),
+);
 
 /** Arbitrary text, under keys of the caller's. */
-export const annotations: z.ZodType<Record<string, string>> = z.record(nonEmptyText, cleanText);
+export const annotations: z.ZodMiniType<Record<string, string>> = z.record(nonEmptyText, cleanText);
 
-const envVar = z
-  .strictObject({ var: z.string(), value: cleanText })
-  .refine(({ var: name }) => environment.safeParse({ [name]: '' }).success, {
+const envVar = z.strictObject({ var: z.string(), value: cleanText }).check(
+  z.refine(({ var: name }) => environment.safeParse({ [name]: '' }).success, {
     path: ['var'],
     message: 'a variable name must not be empty or contain "=" or NUL',
-  });
+  }),
+);
 
-const capabilitySet = z
-  .array(z.string().refine((name) => /^CAP_[A-Z_]+$/.test(name), 'is no name like CAP_CHOWN'))
-  .default([]);
+const capabilitySet = z._default(
+  z.array(
+    z.string().check(z.refine((name) => /^CAP_[A-Z_]+$/.test(name), 'is no name like CAP_CHOWN')),
+  ),
+  [],
+);
 const capabilities = z.strictObject({
   bounding: capabilitySet,
   effective: capabilitySet,
@@ -165,56 +168,60 @@ const NO_CAPABILITIES = {
   ambient: [],
 };
 
-const cmd: z.ZodType<ResolvedCmd> = z.strictObject({
-  args: z.array(cleanText).min(1, 'there must be a program').describe('program and arguments'),
-  envs: z.array(envVar).default([]),
-  workDir: cleanText
-    .refine((path) => path.startsWith('/'), 'must be an absolute path')
-    .default('/'),
-  user: cleanText.default(''),
-  primaryGroup: cleanText.default(''),
-  supplementaryGroups: z.array(nonEmptyText).default([]),
-  interactive: z.boolean().default(false),
-  console: cleanText.default(''),
-  detach: z.boolean().default(false),
-  noNewPrivileges: z.boolean().default(false),
-  capabilities: capabilities.default(NO_CAPABILITIES),
+const cmd: z.ZodMiniType<ResolvedCmd> = z.strictObject({
+  args: z
+    .array(cleanText)
+    .check(z.minLength(1, 'there must be a program'), z.describe('program and arguments')),
+  envs: z._default(z.array(envVar), []),
+  workDir: z._default(
+    cleanText.check(z.refine((path) => path.startsWith('/'), 'must be an absolute path')),
+    '/',
+  ),
+  user: z._default(cleanText, ''),
+  primaryGroup: z._default(cleanText, ''),
+  supplementaryGroups: z._default(z.array(nonEmptyText), []),
+  interactive: z._default(z.boolean(), false),
+  console: z._default(cleanText, ''),
+  detach: z._default(z.boolean(), false),
+  noNewPrivileges: z._default(z.boolean(), false),
+  capabilities: z._default(capabilities, NO_CAPABILITIES),
 });
 
-const mount: z.ZodType<ResolvedMount> = z.strictObject({
+const mount: z.ZodMiniType<ResolvedMount> = z.strictObject({
   source: cleanText,
   destination: nonEmptyText,
-  type: cleanText.default('bind'),
-  options: z.array(cleanText).default([]),
-  hostPath: cleanText.default(''),
-  readOnly: z.boolean().default(false),
+  type: z._default(cleanText, 'bind'),
+  options: z._default(z.array(cleanText), []),
+  hostPath: z._default(cleanText, ''),
+  readOnly: z._default(z.boolean(), false),
 });
 
-const u32 = z.int().min(0).max(MAX_U32);
+const u32 = z.int().check(z.gte(0), z.lte(MAX_U32));
 
-const deviceInfo = z
-  .strictObject({
-    hostPath: hostPath.optional(),
-    containerPath: nonEmptyText.describe('where the container has it'),
-    devType: z.enum(['b', 'c', 'u', 'p']).default('b'),
-    major: u32.default(0),
-    minor: u32.default(0),
-    fileMode: z.int().min(0).max(MAX_MODE).default(DEFAULT_MODE),
-    uid: u32.default(0),
-    gid: u32.default(0),
-    hotplugged: z.boolean().optional(),
-    id: z.string().optional(),
-  })
-  .transform(({ hotplugged: _hotplugged, id: _id, ...device }) => device);
+const deviceInfo = z.pipe(
+  z.strictObject({
+    hostPath: z.optional(hostPath),
+    containerPath: nonEmptyText.check(z.describe('where the container has it')),
+    devType: z._default(z.enum(['b', 'c', 'u', 'p']), 'b'),
+    major: z._default(u32, 0),
+    minor: z._default(u32, 0),
+    fileMode: z._default(z.int().check(z.gte(0), z.lte(MAX_MODE)), DEFAULT_MODE),
+    uid: z._default(u32, 0),
+    gid: z._default(u32, 0),
+    hotplugged: z.optional(z.boolean()),
+    id: z.optional(z.string()),
+  }),
+  z.transform(({ hotplugged: _hotplugged, id: _id, ...device }) => device),
+);
 
-export const containerConfig: z.ZodType<ResolvedContainerConfig> = z.strictObject({
-  id: containerId.describe('unique in the sandbox'),
-  rootFs: cleanText.default('').describe('root on the host'),
-  readonlyRootfs: z.boolean().default(false),
-  cmd: cmd.optional(),
-  annotations: annotations.default({}),
-  mounts: z.array(mount).default([]),
-  deviceInfos: z.array(deviceInfo).default([]),
+export const containerConfig: z.ZodMiniType<ResolvedContainerConfig> = z.strictObject({
+  id: containerId.check(z.describe('unique in the sandbox')),
+  rootFs: z._default(cleanText, '').check(z.describe('root on the host')),
+  readonlyRootfs: z._default(z.boolean(), false),
+  cmd: z.optional(cmd),
+  annotations: z._default(annotations, {}),
+  mounts: z._default(z.array(mount), []),
+  deviceInfos: z._default(z.array(deviceInfo), []),
 });
 
 export function parseContainerConfig(input: unknown): ResolvedContainerConfig {

@@ -124,7 +124,7 @@ export const refusedHypervisorOptions: Readonly<Record<string, string>> = {
 
 const OTHER_VMM = `${BUILT_IN}: use "builtin", or "mock" for tests`;
 
-export const hypervisorType: z.ZodType<HypervisorType> = nameOf(
+export const hypervisorType: z.ZodMiniType<HypervisorType> = nameOf(
   'hypervisorType',
   ['builtin', 'mock'],
   { qemu: OTHER_VMM, firecracker: OTHER_VMM, clh: OTHER_VMM, acrn: OTHER_VMM, nemu: OTHER_VMM },
@@ -132,43 +132,62 @@ export const hypervisorType: z.ZodType<HypervisorType> = nameOf(
 
 const kernelText = z
   .string()
-  .refine((text) => text === '' || kernelArgument.safeParse(text).success, 'is no kernel argument');
+  .check(
+    z.refine(
+      (text) => text === '' || kernelArgument.safeParse(text).success,
+      'is no kernel argument',
+    ),
+  );
 
-const param = z
-  .strictObject({ key: kernelArgument, value: kernelText.default('') })
-  .transform(({ key, value }) => (value === '' ? key : `${key}=${value}`));
+const param = z.pipe(
+  z.strictObject({ key: kernelArgument, value: z._default(kernelText, '') }),
+  z.transform(({ key, value }) => (value === '' ? key : `${key}=${value}`)),
+);
 
 const refusals = Object.fromEntries(
   Object.entries(refusedHypervisorOptions).map(([name, reason]) => [name, refused(name, reason)]),
 );
 
-export const hypervisorConfig: z.ZodType<ResolvedHypervisorConfig> = z
-  .strictObject({
-    ...refusals,
-    kernelPath: hostPath.optional().describe('kernel of the guest'),
-    imagePath: hostPath.optional().describe('disk image of the guest'),
-    initrdPath: hostPath.optional().describe('initramfs of the guest'),
-    kernelParams: z.array(param).default([]).describe('words of the kernel command line'),
-    debug: z.boolean().default(false).describe('a kernel that prints what it does'),
-    numVcpus: vcpuCount.default(DEFAULT_VCPUS).describe('default number of vCPUs'),
-    defaultMaxVcpus: vcpuCount.optional().describe('vCPUs that can be on line'),
-    memorySize: memoryMib
-      .default(Math.min(DEFAULT_MEMORY_MIB, hostMemoryMib()))
-      .describe('default memory in MiB'),
-    disableBlockDeviceUse: z.boolean().default(false).describe('refuse block devices'),
-    disableNestingChecks: z.boolean().optional().describe('without effect: nothing is checked'),
-    blockDeviceDriver: nameOf('blockDeviceDriver', ['virtio-mmio'], {
-      'virtio-scsi': NO_PCI,
-      'virtio-blk': NO_PCI,
-      nvdimm: NO_PCI,
-    }).default('virtio-mmio'),
-  })
-  .refine(({ imagePath, initrdPath }) => imagePath === undefined || initrdPath === undefined, {
-    path: ['initrdPath'],
-    message: 'cannot be set together with imagePath',
-  })
-  .transform(({ disableNestingChecks: _, ...config }) => {
+export const hypervisorConfig: z.ZodMiniType<ResolvedHypervisorConfig> = z.pipe(
+  z
+    .strictObject({
+      ...refusals,
+      kernelPath: z.optional(hostPath).check(z.describe('kernel of the guest')),
+      imagePath: z.optional(hostPath).check(z.describe('disk image of the guest')),
+      initrdPath: z.optional(hostPath).check(z.describe('initramfs of the guest')),
+      kernelParams: z
+        ._default(z.array(param), [])
+        .check(z.describe('words of the kernel command line')),
+      debug: z._default(z.boolean(), false).check(z.describe('a kernel that prints what it does')),
+      numVcpus: z._default(vcpuCount, DEFAULT_VCPUS).check(z.describe('default number of vCPUs')),
+      defaultMaxVcpus: z.optional(vcpuCount).check(z.describe('vCPUs that can be on line')),
+      memorySize: z
+        ._default(memoryMib, Math.min(DEFAULT_MEMORY_MIB, hostMemoryMib()))
+        .check(z.describe('default memory in MiB')),
+      disableBlockDeviceUse: z
+        ._default(z.boolean(), false)
+        .check(z.describe('refuse block devices')),
+      disableNestingChecks: z
+        .optional(z.boolean())
+        .check(z.describe('without effect: nothing is checked')),
+      blockDeviceDriver: z._default(
+        nameOf('blockDeviceDriver', ['virtio-mmio'], {
+          'virtio-scsi': NO_PCI,
+          'virtio-blk': NO_PCI,
+          nvdimm: NO_PCI,
+        }),
+        'virtio-mmio',
+      ),
+    })
+    .check(
+      z.refine(({ imagePath, initrdPath }) => imagePath === undefined || initrdPath === undefined, {
+        path: ['initrdPath'],
+        message: 'cannot be set together with imagePath',
+      }),
+    ),
+  z.transform(({ disableNestingChecks: _, ...config }) => {
     const wanted = config as ResolvedHypervisorConfig;
     for (const name of Object.keys(refusals)) delete (config as Record<string, unknown>)[name];
     return wanted;
-  });
+  }),
+);

@@ -61,43 +61,55 @@ const MAX_U32 = 2 ** 32 - 1;
 const MAX_NAME = 15;
 const NOT_HOT = 'an interface of this kind cannot be added to a VM that runs';
 
-const interfaceName = nonEmptyText.refine(
-  (name) => name.length <= MAX_NAME && !/[/\s]/.test(name),
-  `is no name of an interface: at most ${MAX_NAME} characters, no "/" and no spaces`,
+const interfaceName = nonEmptyText.check(
+  z.refine(
+    (name) => name.length <= MAX_NAME && !/[/\s]/.test(name),
+    `is no name of an interface: at most ${MAX_NAME} characters, no "/" and no spaces`,
+  ),
 );
 
 const mac = z
-  .string()
-  .transform((text) => text.toLowerCase())
-  .refine((text) => /^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/.test(text), 'is no MAC address')
-  .refine((text) => (Number.parseInt(text, 16) & 1) === 0, 'is an address of a group');
+  .pipe(
+    z.string(),
+    z.transform((text) => text.toLowerCase()),
+  )
+  .check(
+    z.refine((text) => /^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/.test(text), 'is no MAC address'),
+    z.refine((text) => (Number.parseInt(text, 16) & 1) === 0, 'is an address of a group'),
+  );
 
-const ipText = z.string().refine((text) => isIP(text) !== 0, 'is no IP address');
+const ipText = z.string().check(z.refine((text) => isIP(text) !== 0, 'is no IP address'));
 
 const ipAddress = z
-  .strictObject({
-    family: z.enum(['v4', 'v6']).optional(),
-    address: ipText,
-    mask: z.string().refine((text) => /^\d{1,3}$/.test(text), 'is no length of a prefix'),
-  })
-  .transform(({ family, ...rest }) => ({
-    family: family ?? (isIP(rest.address) === 6 ? ('v6' as const) : ('v4' as const)),
-    ...rest,
-  }))
-  .refine(({ family, address }) => isIP(address) === (family === 'v4' ? 4 : 6), {
-    path: ['address'],
-    message: 'is of the other family',
-  })
-  .refine(({ family, mask }) => Number(mask) <= (family === 'v4' ? 32 : 128), {
-    path: ['mask'],
-    message: 'is longer than the address',
-  });
+  .pipe(
+    z.strictObject({
+      family: z.optional(z.enum(['v4', 'v6'])),
+      address: ipText,
+      mask: z
+        .string()
+        .check(z.refine((text) => /^\d{1,3}$/.test(text), 'is no length of a prefix')),
+    }),
+    z.transform(({ family, ...rest }) => ({
+      family: family ?? (isIP(rest.address) === 6 ? ('v6' as const) : ('v4' as const)),
+      ...rest,
+    })),
+  )
+  .check(
+    z.refine(({ family, address }) => isIP(address) === (family === 'v4' ? 4 : 6), {
+      path: ['address'],
+      message: 'is of the other family',
+    }),
+    z.refine(({ family, mask }) => Number(mask) <= (family === 'v4' ? 32 : 128), {
+      path: ['mask'],
+      message: 'is longer than the address',
+    }),
+  );
 
-const networkInterface: z.ZodType<NetworkInterface> = z.strictObject({
-  device: interfaceName.describe('on the host'),
-  name: interfaceName.describe('in the guest'),
-  ipAddresses: z.array(ipAddress).default([]),
-  mtu: z.int().min(MIN_MTU).max(MAX_MTU).default(DEFAULT_MTU),
+const networkInterface: z.ZodMiniType<NetworkInterface> = z.strictObject({
+  device: interfaceName.check(z.describe('on the host')),
+  name: interfaceName.check(z.describe('in the guest')),
+  ipAddresses: z._default(z.array(ipAddress), []),
+  mtu: z._default(z.int().check(z.gte(MIN_MTU), z.lte(MAX_MTU)), DEFAULT_MTU),
   hwAddr: mac,
   linkType: nameOf('linkType', ['veth', 'tap', 'tuntap'], {
     macvlan: NOT_HOT,
@@ -106,27 +118,35 @@ const networkInterface: z.ZodType<NetworkInterface> = z.strictObject({
     physical: NOT_HOT,
     'vhost-user': NOT_HOT,
   }),
-  rawFlags: z.int().min(0).max(MAX_U32).default(0),
+  rawFlags: z._default(z.int().check(z.gte(0), z.lte(MAX_U32)), 0),
 });
 
-const network = z.string().refine((text) => {
-  const [address = '', prefix, ...more] = text.split('/');
-  const bits = isIP(address) === 6 ? 128 : 32;
-  if (isIP(address) === 0 || more.length > 0) return false;
-  return prefix === undefined || (/^\d{1,3}$/.test(prefix) && Number(prefix) <= bits);
-}, 'is no network such as 10.0.0.0/8');
+const network = z.string().check(
+  z.refine((text) => {
+    const [address = '', prefix, ...more] = text.split('/');
+    const bits = isIP(address) === 6 ? 128 : 32;
+    if (isIP(address) === 0 || more.length > 0) return false;
+    return prefix === undefined || (/^\d{1,3}$/.test(prefix) && Number(prefix) <= bits);
+  }, 'is no network such as 10.0.0.0/8'),
+);
 
-const optionalIp = z
-  .string()
-  .refine((text) => text === '' || isIP(text) !== 0, 'is no IP address')
-  .default('');
+const optionalIp = z._default(
+  z.string().check(z.refine((text) => text === '' || isIP(text) !== 0, 'is no IP address')),
+  '',
+);
 
-const route: z.ZodType<Route> = z.strictObject({
-  dest: z.union([z.enum(['', 'default']).transform(() => ''), network]),
+const route: z.ZodMiniType<Route> = z.strictObject({
+  dest: z.union([
+    z.pipe(
+      z.enum(['', 'default']),
+      z.transform(() => ''),
+    ),
+    network,
+  ]),
   gateway: optionalIp,
   device: interfaceName,
   source: optionalIp,
-  scope: z.int().min(0).max(255).default(0),
+  scope: z._default(z.int().check(z.gte(0), z.lte(255)), 0),
 });
 
 const routes = z.strictObject({ routes: z.array(route) });

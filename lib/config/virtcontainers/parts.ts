@@ -55,12 +55,12 @@ export interface ResolvedNetworkConfig {
   interworkingModel: NetInterworkingModel;
 }
 
-export const agentType: z.ZodType<AgentType> = nameOf('agentType', ['noop'], {
+export const agentType: z.ZodMiniType<AgentType> = nameOf('agentType', ['noop'], {
   kata: 'the agent of these guests does not run OCI containers yet; use "noop"',
 });
 
 // The aliases are the spellings of the Kata API design.
-export const shimType: z.ZodType<ShimType> = nameOf(
+export const shimType: z.ZodMiniType<ShimType> = nameOf(
   'shimType',
   ['noopShim', 'kataShim', 'kataBuiltInShim', 'ccShim'],
   {},
@@ -72,27 +72,30 @@ export const shimType: z.ZodType<ShimType> = nameOf(
   },
 );
 
-export const proxyType: z.ZodType<ProxyType> = nameOf(
+export const proxyType: z.ZodMiniType<ProxyType> = nameOf(
   'proxyType',
   ['noopProxy', 'noProxy', 'kataProxy', 'kataBuiltInProxy', 'ccProxy'],
   {},
   { kataProxyBuiltin: 'kataBuiltInProxy' },
 );
 
-export const agentConfig: z.ZodType<Record<never, never>> = z.strictObject({});
+export const agentConfig: z.ZodMiniType<Record<never, never>> = z.strictObject({});
 
-export const shimConfig: z.ZodType<ResolvedShimConfig> = z.strictObject({
-  path: hostPath.optional().describe('program of the shim'),
-  debug: z.boolean().default(false),
-  trace: z.boolean().default(false),
+export const shimConfig: z.ZodMiniType<ResolvedShimConfig> = z.strictObject({
+  path: z.optional(hostPath).check(z.describe('program of the shim')),
+  debug: z._default(z.boolean(), false),
+  trace: z._default(z.boolean(), false),
 });
 
-export const proxyConfig: z.ZodType<ResolvedProxyConfig> = z.strictObject({
-  path: hostPath.optional().describe('program of the proxy'),
-  debug: z.boolean().default(false),
+export const proxyConfig: z.ZodMiniType<ResolvedProxyConfig> = z.strictObject({
+  path: z.optional(hostPath).check(z.describe('program of the proxy')),
+  debug: z._default(z.boolean(), false),
 });
 
-export const networkConfig: z.ZodType<ResolvedNetworkConfig> = z.strictObject({
-  netNsPath: hostPath.optional().describe('network namespace'),
-  interworkingModel: z.enum(['default', 'bridged', 'macvtap', 'enlightened']).default('default'),
+export const networkConfig: z.ZodMiniType<ResolvedNetworkConfig> = z.strictObject({
+  netNsPath: z.optional(hostPath).check(z.describe('network namespace')),
+  interworkingModel: z._default(
+    z.enum(['default', 'bridged', 'macvtap', 'enlightened']),
+    'default',
+  ),
 });

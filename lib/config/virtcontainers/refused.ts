@@ -11,15 +11,18 @@ function isOff(value: unknown): boolean {
 export function refused(
   name: string,
   reason: string,
-): z.ZodOptional<z.ZodType<undefined, unknown>> {
+): z.ZodMiniOptional<z.ZodMiniType<undefined, unknown>> {
   return z
-    .custom<unknown>(isOff, {
-      params: { unsupported: true },
-      message: `the option "${name}" is not supported: ${reason}`,
-    })
-    .transform(() => undefined)
-    .optional()
-    .describe(`not supported: ${reason}`);
+    .optional(
+      z.pipe(
+        z.custom<unknown>(isOff, {
+          params: { unsupported: true },
+          message: `the option "${name}" is not supported: ${reason}`,
+        }),
+        z.transform(() => undefined),
+      ),
+    )
+    .check(z.describe(`not supported: ${reason}`));
 }
 
 /** One of `accepted`, also by an alias; what is in `refusals` is refused with its reason. */
@@ -28,23 +31,26 @@ export function nameOf<const Name extends string>(
   accepted: readonly Name[],
   refusals: Readonly<Record<string, string>> = {},
   aliases: Readonly<Record<string, Name>> = {},
-): z.ZodType<Name> {
-  return z
-    .string()
-    .transform((name) => (Object.hasOwn(aliases, name) ? (aliases[name] ?? name) : name))
-    .superRefine((value, context) => {
-      const reason = Object.hasOwn(refusals, value) ? refusals[value] : undefined;
-      if (reason === undefined) return;
-      context.addIssue({
-        code: 'custom',
-        params: { unsupported: true },
-        message: `the ${option} "${value}" is not supported: ${reason}`,
-      });
-    })
-    .refine(
-      (value): value is Name => {
-        return (accepted as readonly string[]).includes(value) || Object.hasOwn(refusals, value);
-      },
-      `must be ${accepted.map((name) => JSON.stringify(name)).join(' or ')}`,
-    ) as z.ZodType<Name>;
+): z.ZodMiniType<Name> {
+  const wanted = `must be ${accepted.map((name) => JSON.stringify(name)).join(' or ')}`;
+  return z.pipe(
+    z.string(),
+    z.transform((given, { issues }): Name => {
+      const name = Object.hasOwn(aliases, given) ? aliases[given] : given;
+      const known = accepted.find((one) => one === name);
+      if (known !== undefined) return known;
+      const reason = Object.hasOwn(refusals, given) ? refusals[given] : undefined;
+      issues.push(
+        reason === undefined
+          ? { code: 'custom', input: given, message: wanted }
+          : {
+              code: 'custom',
+              input: given,
+              params: { unsupported: true },
+              message: `the ${option} "${given}" is not supported: ${reason}`,
+            },
+      );
+      return z.NEVER;
+    }),
+  );
 }

@@ -9,16 +9,20 @@ const MAX_SIGNAL = 64;
 const MAX_CELLS = 65_535;
 
 const signal = z.union([
-  z.enum(Object.keys(constants.signals) as [NodeJS.Signals]).transform((s) => constants.signals[s]),
-  z.int().min(1).max(MAX_SIGNAL),
+  z.pipe(
+    z.enum(Object.keys(constants.signals) as [NodeJS.Signals]),
+    z.transform((s) => constants.signals[s]),
+  ),
+  z.int().check(z.gte(1), z.lte(MAX_SIGNAL)),
 ]);
 
-const cells = z.int().min(1).max(MAX_CELLS);
+const cells = z.int().check(z.gte(1), z.lte(MAX_CELLS));
 
-const processListOptions: z.ZodType<{ format: 'json' | 'table'; args: string[] }> = z.strictObject({
-  format: z.enum(['json', 'table']),
-  args: z.array(cleanText).default(['-ef']),
-});
+const processListOptions: z.ZodMiniType<{ format: 'json' | 'table'; args: string[] }> =
+  z.strictObject({
+    format: z.enum(['json', 'table']),
+    args: z._default(z.array(cleanText), ['-ef']),
+  });
 
 export function parseSignal(input: unknown): number {
   return parseConfig(z.strictObject({ signal }), { signal: input }, 'invalid signal').signal;

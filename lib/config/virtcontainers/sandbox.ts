@@ -112,17 +112,17 @@ const MAX_HOSTNAME = 64;
 const HOOKS = 'hooks are not run; call the programs before and after the call that they belong to';
 
 const resources = z.strictObject({
-  vcpus: vcpuCount.optional().describe('vCPUs of the VM'),
-  memory: memoryMib.optional().describe('memory of the VM in MiB'),
+  vcpus: z.optional(vcpuCount).check(z.describe('vCPUs of the VM')),
+  memory: z.optional(memoryMib).check(z.describe('memory of the VM in MiB')),
 });
 
-const hooks = z
-  .strictObject({
+const hooks = z.optional(
+  z.strictObject({
     preStartHooks: refused('hooks.preStartHooks', HOOKS),
     postStartHooks: refused('hooks.postStartHooks', HOOKS),
     postStopHooks: refused('hooks.postStopHooks', HOOKS),
-  })
-  .optional();
+  }),
+);
 
 const volume = z.strictObject({ mountTag: nonEmptyText, hostPath });
 
@@ -145,57 +145,63 @@ const notBuiltIn: readonly [string, (config: ResolvedVcSandboxConfig) => boolean
   ],
 ];
 
-const schema: z.ZodType<ResolvedVcSandboxConfig> = z
-  .strictObject({
-    id: sandboxName.optional().describe('unique in this EMBERVM_HOME'),
-    hostname: cleanText
-      .refine(({ length }) => length <= MAX_HOSTNAME, `has at most ${MAX_HOSTNAME} bytes`)
-      .optional(),
-    hooks,
-    vmConfig: resources.default({}),
-    hypervisorType: hypervisorType.default('builtin'),
-    hypervisorConfig: hypervisorConfig.prefault({}),
-    agentType: agentType.default('noop'),
-    agentConfig: agentConfig.prefault({}),
-    proxyType: proxyType.default('noProxy'),
-    proxyConfig: proxyConfig.prefault({}),
-    shimType: shimType.default('noopShim'),
-    shimConfig: shimConfig.prefault({}),
-    networkConfig: networkConfig.prefault({}),
-    volumes: z.array(volume).default([]),
-    containers: z.array(containerConfig).default([]),
-    annotations: annotations.default({}),
-  })
-  .transform(({ hooks: _, ...config }) => config)
-  .superRefine((config, context) => {
-    const refuse = (path: string, message: string, params = {}): void => {
-      context.addIssue({ code: 'custom', path: path.split('.'), message, params });
-    };
-    if (config.hypervisorType === 'builtin') {
-      for (const [name, isSet, reason] of notBuiltIn) {
-        if (!isSet(config)) continue;
-        const message = `the option "${name}" is not supported by the built-in VMM: ${reason}`;
-        refuse(name, message, { unsupported: true });
+const schema: z.ZodMiniType<ResolvedVcSandboxConfig> = z
+  .pipe(
+    z.strictObject({
+      id: z.optional(sandboxName).check(z.describe('unique in this EMBERVM_HOME')),
+      hostname: z.optional(
+        cleanText.check(
+          z.refine(({ length }) => length <= MAX_HOSTNAME, `has at most ${MAX_HOSTNAME} bytes`),
+        ),
+      ),
+      hooks,
+      vmConfig: z._default(resources, {}),
+      hypervisorType: z._default(hypervisorType, 'builtin'),
+      hypervisorConfig: z.prefault(hypervisorConfig, {}),
+      agentType: z._default(agentType, 'noop'),
+      agentConfig: z.prefault(agentConfig, {}),
+      proxyType: z._default(proxyType, 'noProxy'),
+      proxyConfig: z.prefault(proxyConfig, {}),
+      shimType: z._default(shimType, 'noopShim'),
+      shimConfig: z.prefault(shimConfig, {}),
+      networkConfig: z.prefault(networkConfig, {}),
+      volumes: z._default(z.array(volume), []),
+      containers: z._default(z.array(containerConfig), []),
+      annotations: z._default(annotations, {}),
+    }),
+    z.transform(({ hooks: _, ...config }) => config),
+  )
+  .check(
+    z.superRefine((config, context) => {
+      const refuse = (path: string, message: string, params = {}): void => {
+        context.addIssue({ code: 'custom', path: path.split('.'), message, params });
+      };
+      if (config.hypervisorType === 'builtin') {
+        for (const [name, isSet, reason] of notBuiltIn) {
+          if (!isSet(config)) continue;
+          const message = `the option "${name}" is not supported by the built-in VMM: ${reason}`;
+          refuse(name, message, { unsupported: true });
+        }
       }
-    }
-    const { shimType: shim, proxyType: proxy } = config;
-    if ((shim === 'kataShim' || shim === 'ccShim') && config.shimConfig.path === undefined) {
-      refuse('shimConfig.path', `must be the program of the ${shim}`);
-    }
-    if ((proxy === 'kataProxy' || proxy === 'ccProxy') && config.proxyConfig.path === undefined) {
-      refuse('proxyConfig.path', `must be the program of the ${proxy}`);
-    }
-    const { numVcpus, defaultMaxVcpus } = config.hypervisorConfig;
-    const vcpus = config.vmConfig.vcpus ?? numVcpus;
-    if (defaultMaxVcpus !== undefined && defaultMaxVcpus < vcpus) {
-      refuse('hypervisorConfig.defaultMaxVcpus', `must not be less than the ${vcpus} vCPUs`);
-    }
-    const ids = new Set<string>();
-    for (const { id } of config.containers) {
-      if (ids.has(id)) refuse('containers', `two containers have the id "${id}"`);
-      ids.add(id);
-    }
-  });
+      const { shimType: shim, proxyType: proxy } = config;
+      if ((shim === 'kataShim' || shim === 'ccShim') && config.shimConfig.path === undefined) {
+        refuse('shimConfig.path', `must be the program of the ${shim}`);
+      }
+      if ((proxy === 'kataProxy' || proxy === 'ccProxy') && config.proxyConfig.path === undefined) {
+        refuse('proxyConfig.path', `must be the program of the ${proxy}`);
+      }
+      const { numVcpus, defaultMaxVcpus } = config.hypervisorConfig;
+      const vcpus = config.vmConfig.vcpus ?? numVcpus;
+      if (defaultMaxVcpus !== undefined && defaultMaxVcpus < vcpus) {
+        refuse('hypervisorConfig.defaultMaxVcpus', `must not be less than the ${vcpus} vCPUs`);
+      }
+      const ids = new Set<string>();
+      for (const { id } of config.containers) {
+        if (ids.has(id)) refuse('containers', `two containers have the id "${id}"`);
+        ids.add(id);
+      }
+    }),
+  );
 
 export function parseSandboxConfig(input: unknown): ResolvedVcSandboxConfig {
   return parseConfig(schema, input, 'invalid sandbox configuration');

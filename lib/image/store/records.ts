@@ -51,8 +51,8 @@ export interface StoredImage {
   lastUsedAt: number;
 }
 
-const digest = z.string().regex(/^sha256:[0-9a-f]{64}$/);
-const count = z.int().min(0);
+const digest = z.string().check(z.regex(/^sha256:[0-9a-f]{64}$/));
+const count = z.int().check(z.gte(0));
 
 const layer = z.strictObject({
   digest,
@@ -62,20 +62,20 @@ const layer = z.strictObject({
   unpackedBytes: count,
 });
 
-const image: z.ZodType<ImageRecord> = z.strictObject({
-  version: z.int().min(VERSION).max(VERSION),
+const image: z.ZodMiniType<ImageRecord> = z.strictObject({
+  version: z.int().check(z.gte(VERSION), z.lte(VERSION)),
   digest,
   configDigest: digest,
   manifest: z.string(),
   config: z.string(),
   layers: z.array(layer),
-  root: z.string().regex(/^[0-9a-f]{64}$/),
+  root: z.string().check(z.regex(/^[0-9a-f]{64}$/)),
   rootBytes: count,
   pulledAt: count,
 });
 
-const ref: z.ZodType<RefRecord> = z.strictObject({
-  version: z.int().min(VERSION).max(VERSION),
+const ref: z.ZodMiniType<RefRecord> = z.strictObject({
+  version: z.int().check(z.gte(VERSION), z.lte(VERSION)),
   reference: z.string(),
   digest,
 });
@@ -157,7 +157,10 @@ export async function deleteRef(reference: string): Promise<void> {
   await storage().delete(refKey(reference));
 }
 
-async function loaded<Value>(key: string, schema: z.ZodType<Value>): Promise<Value | undefined> {
+async function loaded<Value>(
+  key: string,
+  schema: z.ZodMiniType<Value>,
+): Promise<Value | undefined> {
   try {
     const parsed = schema.safeParse(await storage().load(key));
     return parsed.success ? parsed.data : undefined;

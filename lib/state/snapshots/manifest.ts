@@ -50,39 +50,42 @@ export interface SnapshotManifest {
   files: SnapshotFile[];
 }
 
-const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
-const byteCount = z.int().min(0).max(MAX_FILE_BYTES);
-const text = z.string().max(MAX_TEXT);
-const path = z.string().regex(/^(?:upper\.ext4|machine\/(?:state|memory-[0-9a-f]{16}))$/);
+const sha256 = z.string().check(z.regex(/^[0-9a-f]{64}$/));
+const byteCount = z.int().check(z.gte(0), z.lte(MAX_FILE_BYTES));
+const text = z.string().check(z.maxLength(MAX_TEXT));
+const path = z.string().check(z.regex(/^(?:upper\.ext4|machine\/(?:state|memory-[0-9a-f]{16}))$/));
 
 const file = z.strictObject({ path, bytes: byteCount, storedBytes: byteCount, sha256 });
 
-const files = z
-  .array(file)
-  .min(1)
-  .max(MAX_FILES)
-  .refine((all) => new Set(all.map((one) => one.path)).size === all.length)
-  .refine((all) => all.some((one) => one.path === DISK_FILE));
+const files = z.array(file).check(
+  z.minLength(1),
+  z.maxLength(MAX_FILES),
+  z.refine((all) => new Set(all.map((one) => one.path)).size === all.length),
+  z.refine((all) => all.some((one) => one.path === DISK_FILE)),
+);
 
-const manifest: z.ZodType<SnapshotManifest> = z
+const manifest: z.ZodMiniType<SnapshotManifest> = z
   .strictObject({
-    version: z.int().min(MANIFEST_VERSION).max(MANIFEST_VERSION),
+    version: z.int().check(z.gte(MANIFEST_VERSION), z.lte(MANIFEST_VERSION)),
     kind: z.enum(['memory', 'disk']),
-    createdAt: z.int().min(0).max(MAX_TIME),
+    createdAt: z.int().check(z.gte(0), z.lte(MAX_TIME)),
     source: text,
     description: text,
     labels: z.record(text, text),
     options: z.record(z.string(), z.custom<JsonValue>()),
     base: z.strictObject({ bytes: byteCount, sha256 }),
-    image: imagePin.optional(),
+    image: z.optional(imagePin),
     grow: z.boolean(),
-    guest: z.strictObject({ kernelRelease: text, agentVersion: text }).nullable(),
+    guest: z.nullable(z.strictObject({ kernelRelease: text, agentVersion: text })),
     files,
   })
-  .refine((all) => (all.kind === 'memory') === (all.guest !== null))
-  .refine(
-    ({ kind, files: list }) =>
-      (kind === 'memory') === list.some(({ path: name }) => name === `${MACHINE_DIRECTORY}/state`),
+  .check(
+    z.refine((all) => (all.kind === 'memory') === (all.guest !== null)),
+    z.refine(
+      ({ kind, files: list }) =>
+        (kind === 'memory') ===
+        list.some(({ path: name }) => name === `${MACHINE_DIRECTORY}/state`),
+    ),
   );
 
 /** `undefined` for what is none, or of another version. */
