@@ -9,7 +9,6 @@ import {
 } from '../config/sandbox.js';
 import { ImageError } from '../errors.js';
 import type { ImageConfig } from '../image/store/image-config.js';
-import { requireRoot, writePin } from '../image/store/pin.js';
 import { type ImagePin, newPin, readPin } from '../state/image-pin.js';
 import type { RootBase } from './vm/boot-assets.js';
 
@@ -68,7 +67,10 @@ export async function rootAgain(
   pin: ImagePin | undefined,
   image: ImageOption | undefined,
 ): Promise<SandboxRoot | undefined> {
-  if (pin !== undefined) return { base: { path: await requireRoot(pin), fstype: 'erofs' }, pin };
+  if (pin !== undefined) {
+    const { requireRoot } = await import('../image/store/pin.js');
+    return { base: { path: await requireRoot(pin), fstype: 'erofs' }, pin };
+  }
   if (typeof image !== 'object' || !('disk' in image)) return undefined;
   return { base: await diskBase(image.disk) };
 }
@@ -87,7 +89,9 @@ export async function pinRoot(
   root: SandboxRoot | undefined,
   again: () => Promise<SandboxRoot | undefined>,
 ): Promise<SandboxRoot | undefined> {
-  let current = root;
+  if (root?.pin === undefined) return root;
+  const { requireRoot, writePin } = await import('../image/store/pin.js');
+  let current: SandboxRoot | undefined = root;
   for (let attempt = 1; ; attempt += 1) {
     if (current?.pin === undefined || (await writePin(directory, current.pin))) return current;
     if (attempt === MAX_REMOVALS) await requireRoot(current.pin);

@@ -27,7 +27,9 @@ import type {
 async function loadInSteps(): Promise<void> {
   await import('../config/zod.js');
   await import('../config/common.js');
+  await import('../config/shared-dirs.js');
   await import('../config/machine.js');
+  await import('../config/registry.js');
   await import('../config/sandbox.js');
   await import('../config/exec.js');
   await import('../rpc/protobuf.js');
@@ -35,6 +37,17 @@ async function loadInSteps(): Promise<void> {
   await import('../rpc/exec-channel.js');
   await import('../config/files.js');
   await import('../rpc/files-client.js');
+  await import('../state/observe.js');
+  await import('../state/snapshots/store.js');
+  await import('../machine/machine.js');
+  await import('./vm/boot-watch.js');
+  await import('./vm/cold-start.js');
+  await import('./vm/factories.js');
+  await import('./saving.js');
+  await import('./files.js');
+  await import('./execution.js');
+  await import('./core.js');
+  await import('./boot.js');
 }
 
 type BufferOptions = ExecOptions & { encoding: 'buffer' };
