@@ -42,7 +42,13 @@ export type {
   StartOptions,
   VmConfig,
 } from './config/sandbox.js';
-export type { ForkOptions, SaveOptions, SnapshotListOptions } from './config/snapshot.js';
+export type {
+  ExportOptions,
+  ForkOptions,
+  ImportOptions,
+  SaveOptions,
+  SnapshotListOptions,
+} from './config/snapshot.js';
 export {
   ConfigError,
   EmbervmError,

@@ -1,6 +1,7 @@
 /** Options of snapshots, and what a sandbox has from the one that it goes on from. */
+import type { Writable } from 'node:stream';
 import { ConfigError } from '../errors.js';
-import { abortSignal, sandboxName } from './common.js';
+import { abortSignal, hostPath, sandboxName } from './common.js';
 import { parseConfig } from './parse.js';
 import {
   labels,
@@ -11,6 +12,7 @@ import {
 import * as z from './zod.js';
 
 const MAX_DESCRIPTION = 4096;
+const DEFAULT_IMPORT_BYTES = 64 * 1024 ** 3;
 
 export interface SaveOptions {
   /** At most 4096 characters. */
@@ -34,6 +36,39 @@ export interface ResolvedSaveOptions {
 export interface SnapshotListOptions {
   /** Only snapshots that have all of these. */
   labels?: Record<string, string> | undefined;
+}
+
+export interface ExportOptions {
+  /** Pack it with gzip; default true. */
+  compress?: boolean | undefined;
+  /** Gives up; a file that was begun is removed. */
+  signal?: AbortSignal | undefined;
+}
+
+export interface ImportOptions {
+  /** What it is to be called here; default the name that it was exported under. */
+  name?: string | undefined;
+  /** Take the place of a snapshot of this name; default false. It stays good until then. */
+  replace?: boolean | undefined;
+  /** An archive with more content than that, unpacked, is refused; default 64 GiB. */
+  maxBytes?: number | undefined;
+  /** Gives up; nothing has changed then. */
+  signal?: AbortSignal | undefined;
+}
+
+export interface ResolvedExport {
+  name: string;
+  target: string | Writable;
+  compress: boolean;
+  signal?: AbortSignal | undefined;
+}
+
+export interface ResolvedImport {
+  source: string | AsyncIterable<Uint8Array>;
+  name?: string | undefined;
+  replace: boolean;
+  maxBytes: number;
+  signal?: AbortSignal | undefined;
 }
 
 /** What {@link Sandbox.fork} takes; the rest is as in the sandbox that is copied. */
@@ -65,6 +100,39 @@ const save: z.ZodMiniType<ResolvedSaveOptions> = z.strictObject({
 const list: z.ZodMiniType<{ labels: Record<string, string> }> = z.strictObject({
   labels: z._default(labels, {}).check(z.describe('all of them must match')),
 });
+
+const writable = z.custom<Writable>(
+  (value) => typeof (value as Writable | null)?.write === 'function',
+  'must be a path or a writable stream',
+);
+
+const readable = z.custom<AsyncIterable<Uint8Array>>(
+  (value) => typeof Object(value)[Symbol.asyncIterator] === 'function',
+  'must be a path or a readable stream',
+);
+
+const exporting: z.ZodType<ResolvedExport> = z.strictObject({
+  name: sandboxName,
+  target: z.union([hostPath, writable]),
+  compress: z.boolean().default(true),
+  signal: abortSignal.optional(),
+});
+
+const importing: z.ZodType<ResolvedImport> = z.strictObject({
+  source: z.union([hostPath, readable]),
+  name: sandboxName.optional(),
+  replace: z.boolean().default(false),
+  maxBytes: z.int().min(1).default(DEFAULT_IMPORT_BYTES),
+  signal: abortSignal.optional(),
+});
+
+export function parseExport(name: unknown, target: unknown, input: unknown): ResolvedExport {
+  return parseConfig(exporting, withFields(input, { name, target }), 'invalid export options');
+}
+
+export function parseImport(source: unknown, input: unknown): ResolvedImport {
+  return parseConfig(importing, withFields(input, { source }), 'invalid import options');
+}
 
 export function parseSaveOptions(name: unknown, input: unknown): ResolvedSaveOptions {
   return parseConfig(save, withFields(input, { name }), 'invalid snapshot options');
@@ -150,6 +218,18 @@ export function inheritOptions(
   if (origin.env !== undefined) merged.env = { ...origin.env, ...own.env };
   if (origin.scripts !== undefined) merged.scripts = { ...origin.scripts, ...own.scripts };
   return merged;
+}
+
+/** Whether options on record of a snapshot are any, and what makes them of use on one host alone. */
+export function checkOrigin(origin: SandboxOptions): {
+  options: ResolvedSandboxOptions;
+  hostPath: 'image' | 'kernel' | undefined;
+} {
+  const options = parseSandboxOptions(pick(origin, INHERITED));
+  const { image, kernel } = options;
+  if (kernel.path !== undefined) return { options, hostPath: 'kernel' };
+  const isDisk = typeof image === 'object' && 'disk' in image;
+  return { options, hostPath: isDisk ? 'image' : undefined };
 }
 
 function refuseDecided(given: Record<string, unknown>, what: 'snapshot' | 'fork'): void {

@@ -1,5 +1,6 @@
 /** Snapshots as their users see them, by their names. */
-import type { SnapshotListOptions } from '../config/snapshot.js';
+import type { Writable } from 'node:stream';
+import type { ExportOptions, ImportOptions, SnapshotListOptions } from '../config/snapshot.js';
 import type { StoredSnapshot } from '../state/snapshots/store.js';
 
 /**
@@ -52,6 +53,42 @@ export class Snapshot {
     await removeSnapshot(parseSnapshotName(name));
   }
 
+  /**
+   * Writes it as one archive to a path, where nothing may be, or to a stream, which is ended.
+   * Base image and image are not in it. `ERR_SNAPSHOT_INVALID` when it is damaged.
+   *
+   * @example
+   * await Snapshot.export('prepared', '/backup/prepared.tar.gz');
+   */
+  static async export(
+    name: string,
+    target: string | Writable,
+    options?: ExportOptions,
+  ): Promise<void> {
+    const { parseExport } = await import('../config/snapshot.js');
+    const request = parseExport(name, target, options);
+    const { exportSnapshot } = await import('./snapshot-export.js');
+    await exportSnapshot(request);
+  }
+
+  /**
+   * Makes a snapshot of what `export` wrote, of a path or a stream. Where it is not whole, not
+   * right, or too large, nothing has changed (`ERR_SNAPSHOT_INVALID`). Sandboxes that go on from it
+   * run what was in that memory: import what you trust as much as an image.
+   *
+   * @example
+   * const snapshot = await Snapshot.import('/backup/prepared.tar.gz', { name: 'restored' });
+   */
+  static async import(
+    source: string | AsyncIterable<Uint8Array>,
+    options?: ImportOptions,
+  ): Promise<Snapshot> {
+    const { parseImport } = await import('../config/snapshot.js');
+    const request = parseImport(source, options);
+    const { importSnapshot } = await import('./snapshot-import.js');
+    return new Snapshot(await importSnapshot(request));
+  }
+
   get name(): string {
     return this.#stored.name;
   }
@@ -85,6 +122,10 @@ export class Snapshot {
 
   verify(options?: { signal?: AbortSignal | undefined }): Promise<void> {
     return Snapshot.verify(this.name, options);
+  }
+
+  export(target: string | Writable, options?: ExportOptions): Promise<void> {
+    return Snapshot.export(this.name, target, options);
   }
 
   remove(): Promise<void> {

@@ -1,4 +1,4 @@
-import { readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { Sandbox, Snapshot } from '../../lib/index.js';
@@ -53,6 +53,24 @@ describeGuest('snapshots of sandboxes', () => {
       'saved',
     ]);
     expect(await Snapshot.list({ labels: { kind: 'other' } })).toEqual([]);
+    expect(leftOvers()).toEqual([]);
+  });
+
+  test('one goes through an archive, with its memory and its disk', async () => {
+    const archive = join(home, 'carried.tar.gz');
+    const snapshot = await origin.snapshot('carried');
+    await snapshot.export(archive);
+    // The guest has 128 MiB of memory and a disk of 4 GiB.
+    expect(statSync(archive).size).toBeLessThan(64 * 1024 * 1024);
+    const [memory, disk] = (await run(origin, 'cat /m/note /disk')).split('\n');
+    await snapshot.remove();
+    const imported = await Snapshot.import(archive, { name: 'arrived' });
+    rmSync(archive);
+    await imported.verify();
+    await using copy = await Sandbox.create({ snapshot: 'arrived' });
+    expect(copy.bootReport().start).toBe('warm');
+    expect(await run(copy, 'cat /m/note /disk; echo $COLOUR')).toBe(`${memory}\n${disk}\nblue`);
+    await imported.remove();
     expect(leftOvers()).toEqual([]);
   });
 

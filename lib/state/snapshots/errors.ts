@@ -53,3 +53,11 @@ export function snapshotExists(name: string): MachineError {
     { context: { name } },
   );
 }
+
+export function archiveInvalid(archive: string, why: string, cause?: unknown): MachineError {
+  return new MachineError(
+    'ERR_SNAPSHOT_INVALID',
+    `${archive} is not a whole archive of a snapshot: ${why}. Export it again`,
+    { cause, context: { path: archive } },
+  );
+}

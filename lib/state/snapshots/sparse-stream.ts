@@ -10,6 +10,8 @@ import { loadBinding } from '../../native/binding.js';
 
 const BLOCK_BYTES = 64 * 1024;
 const OFFSET_BYTES = 8;
+/** What of a block is zero stays a hole, in pieces of this size. */
+const PAGE_BYTES = 4096;
 const ZEROS: Buffer = Buffer.alloc(BLOCK_BYTES);
 
 export interface SparseDigest {
@@ -40,6 +42,54 @@ export async function* encodeSparse(
   }
 }
 
+/** What was given to be decoded is no such stream. */
+export class SparseFormatError extends Error {}
+
+/**
+ * The other way: fills `file`, which is empty, and has `bytes` then. Exactly the streams that
+ * `encodeSparse` makes are taken, so a file has one of them, and one digest.
+ */
+export async function decodeSparse(
+  content: AsyncIterable<Uint8Array>,
+  file: FileHandle,
+  bytes: number,
+): Promise<SparseDigest> {
+  const hash = createHash('sha256');
+  const record = Buffer.allocUnsafe(OFFSET_BYTES + BLOCK_BYTES);
+  let filled = 0;
+  let wanted = OFFSET_BYTES;
+  let next = 0;
+  let storedBytes = 0;
+  await file.truncate(bytes);
+  for await (const chunk of content) {
+    hash.update(chunk);
+    storedBytes += chunk.length;
+    for (let at = 0; at < chunk.length; ) {
+      const taken = Math.min(wanted - filled, chunk.length - at);
+      record.set(chunk.subarray(at, at + taken), filled);
+      at += taken;
+      filled += taken;
+      if (filled < wanted) break;
+      const offset = Number(record.readBigUInt64LE());
+      if (wanted === OFFSET_BYTES) {
+        if (offset % BLOCK_BYTES !== 0 || offset < next || offset >= bytes) {
+          throw new SparseFormatError(`a block of it is for offset ${offset}`);
+        }
+        next = offset + BLOCK_BYTES;
+        wanted += Math.min(BLOCK_BYTES, bytes - offset);
+      } else {
+        const block = record.subarray(OFFSET_BYTES, wanted);
+        if (isZero(block)) throw new SparseFormatError(`its block for offset ${offset} is empty`);
+        await writeSparse(file, block, offset);
+        filled = 0;
+        wanted = OFFSET_BYTES;
+      }
+    }
+  }
+  if (filled > 0) throw new SparseFormatError('it ends within a block');
+  return { bytes, storedBytes, sha256: hash.digest('hex') };
+}
+
 /** Reads the file at `path`. */
 export async function digestOf(path: string, signal?: AbortSignal): Promise<SparseDigest> {
   const file = await open(path, 'r');
@@ -59,6 +109,23 @@ export async function digestOf(path: string, signal?: AbortSignal): Promise<Spar
 
 function isZero(block: Buffer): boolean {
   return block.equals(ZEROS.subarray(0, block.length));
+}
+
+/** Runs of pages that have anything. */
+async function writeSparse(file: FileHandle, block: Buffer, offset: number): Promise<void> {
+  for (let at = 0; at < block.length; ) {
+    let end = at;
+    while (end < block.length && !isZero(block.subarray(end, end + PAGE_BYTES))) end += PAGE_BYTES;
+    if (end > at) await writeAll(file, block.subarray(at, end), offset + at);
+    at = end + PAGE_BYTES;
+  }
+}
+
+async function writeAll(file: FileHandle, from: Buffer, position: number): Promise<void> {
+  for (let done = 0; done < from.length; ) {
+    const { bytesWritten } = await file.write(from, done, from.length - done, position + done);
+    done += bytesWritten;
+  }
 }
 
 async function readAll(file: FileHandle, into: Buffer, position: number): Promise<void> {
