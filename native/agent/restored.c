@@ -10,6 +10,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "identity.h"
+#include "root.h"
 #include "ttrpc.h"
 
 // A device file of the agent's own: there may be no /dev yet, or one of the workload's.
@@ -89,5 +91,6 @@ int restored_apply(const RestoredRequest* request, struct text* reason) {
     text_failure(reason, "sethostname", NULL, errno);
     return TTRPC_INTERNAL;
   }
+  identity_renew(root_fd());
   return 0;
 }

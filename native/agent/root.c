@@ -9,6 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "identity.h"
 #include "inroot.h"
 #include "limits.h"
 #include "lines.h"
@@ -316,6 +317,7 @@ int root_set_up(const SetUpRootRequest* request, struct text* reason) {
     unmount_all();
     return TTRPC_INTERNAL;
   }
+  identity_give_boot_id(root.fd);
   return 0;
 }
 

@@ -12,6 +12,12 @@ const home = useHome();
 const run = async (sandbox: Sandbox, script: string): Promise<string> =>
   (await sandbox.shell(script)).stdout.trim();
 
+const MACHINE_ID = '0123456789abcdef0123456789abcdef';
+/** Five lines, of which no two machines have one. */
+const IDENTITY =
+  'hostname; cat /etc/machine-id /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid; ' +
+  'head -c 16 /dev/urandom | od -An -tx1';
+
 const leftOvers = (): string[] =>
   readdirSync(join(home, 'snapshots')).filter((name) => name.startsWith('.'));
 
@@ -22,7 +28,8 @@ describeGuest('snapshots of sandboxes', () => {
     origin = await Sandbox.create(small({ name: 'origin', env: { COLOUR: 'blue' } }));
     await run(
       origin,
-      'echo disk > /disk && mkdir /m && mount -t tmpfs none /m && echo memory > /m/note',
+      `echo disk > /disk && mkdir /m && mount -t tmpfs none /m && echo memory > /m/note &&
+       echo ${MACHINE_ID} > /etc/machine-id && ${IDENTITY}`,
     );
   }, BOOT_TIMEOUT_MS);
   afterAll(async () => origin.close());
@@ -82,12 +89,10 @@ describeGuest('snapshots of sandboxes', () => {
     ]);
     try {
       await Snapshot.remove('gone');
-      const facts =
-        'hostname; cat /proc/sys/kernel/random/uuid; head -c 16 /dev/urandom | od -An -tx1';
       const [a = [], b = []] = await Promise.all(
-        copies.map(async (copy) => (await run(copy, facts)).split('\n')),
+        copies.map(async (copy) => (await run(copy, IDENTITY)).split('\n')),
       );
-      expect(a).toHaveLength(3);
+      expect(a).toHaveLength(5);
       for (const line of a) expect(b).not.toContain(line);
       expect(b[0]).toBe('named');
       expect(await run(copies[0], 'ls -R /etc /bin >/dev/null; cat /m/note')).toBe('later');
@@ -102,7 +107,7 @@ describeGuest('snapshots of sandboxes', () => {
   test('forks share an instant and nothing else', async () => {
     // Connections of the tests before are closed a moment after their ends.
     await new Promise((resolve) => setTimeout(resolve, 500));
-    const before = countable();
+    const held = countable();
     const forks = await Promise.all([origin.fork(), origin.fork(), origin.fork()]);
     try {
       await Promise.all(forks.map((fork, index) => run(fork, `echo ${index} > /m/note`)));
@@ -111,6 +116,12 @@ describeGuest('snapshots of sandboxes', () => {
         '1\nlater',
         '2\nlater',
       ]);
+      const before = (await run(origin, IDENTITY)).split('\n');
+      const identities = await Promise.all(forks.map((fork) => run(fork, IDENTITY)));
+      const lines = [...before, ...identities.flatMap((identity) => identity.split('\n'))];
+      expect(lines).toHaveLength(4 * 5);
+      expect(new Set(lines).size).toBe(lines.length);
+      expect(before).toContain(MACHINE_ID);
       const [again] = forks;
       await using second = await (again as Sandbox).fork();
       expect(await run(second, 'cat /m/note')).toBe('0');
@@ -120,7 +131,7 @@ describeGuest('snapshots of sandboxes', () => {
     }
     expect(await run(origin, 'cat /m/note')).toBe('later');
     // The connection of the last command is closed a moment after its end.
-    await expect.poll(countable).toEqual(before);
+    await expect.poll(countable).toEqual(held);
   });
 
   test('a fork of a paused sandbox runs, the sandbox stays paused', async () => {

@@ -1,12 +1,17 @@
 // The control connection is dialled again, and the number of streams is bounded.
 #include <doctest/doctest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <string>
 
 #include "agent.pb-c.h"
 #include "client.h"
+#include "files.h"
 
 namespace embervm::agent_test {
 namespace {
@@ -38,7 +43,8 @@ std::string EncodeRestored(const std::string& seed, const std::string& hostname)
 
 TEST_CASE("a restored machine is renewed with a seed, or not at all") {
   // Neither time nor name are given: this agent shares them with the host.
-  AgentProcess agent;
+  const TemporaryDirectory root;
+  AgentProcess agent(root.path().c_str());
   Client control(agent.AcceptControl());
   const auto restored = [&](const std::string& seed, const std::string& hostname) {
     return control.Call(kAgentService, "Restored", EncodeRestored(seed, hostname)).code;
@@ -50,6 +56,43 @@ TEST_CASE("a restored machine is renewed with a seed, or not at all") {
   CHECK(restored(std::string(64, 'x'), std::string(65, 'n')) == kInvalidArgument);
   CHECK(restored(std::string(64, 'x'), "") == 0);
   CHECK(access("/.random", F_OK) < 0);
+
+  const std::string seed(64, 'x');
+  const std::string path = root.path() + "/etc/machine-id";
+  const auto after = [&](const std::string& content) {
+    root.Write("etc/machine-id", content, 0444);
+    CHECK(restored(seed, "") == 0);
+    std::ifstream file(path, std::ios::binary);
+    return std::string((std::istreambuf_iterator<char>(file)), {});
+  };
+  const std::string id = "0123456789abcdef0123456789abcdef";
+  const std::string first = after(id + "\n");
+  const std::string second = after(id + "\n");
+  CHECK(first.size() == id.size() + 1);
+  CHECK(first.find_first_not_of("0123456789abcdef\n") == std::string::npos);
+  CHECK(first != id + "\n");
+  CHECK(first != second);
+  CHECK(after(id).size() == id.size());
+  CHECK(after(id) != id);
+  // Not yet made, or none.
+  for (const std::string& other :
+       {std::string(), std::string("uninitialized\n"), id.substr(1), id + "\n\n", id + "0",
+        "G" + id.substr(1), std::string(4096, 'a')}) {
+    CHECK(after(other) == other);
+  }
+  // Whatever the workload has put there: nothing waits, and nothing outside is written.
+  for (const char* place : {"fifo", "link", "directory"}) {
+    CAPTURE(place);
+    std::filesystem::remove_all(path);
+    if (place[0] == 'f') {
+      REQUIRE(mkfifo(path.c_str(), 0666) == 0);
+    } else if (place[0] == 'l') {
+      std::filesystem::create_symlink("../../../../../../etc/machine-id", path);
+    } else {
+      std::filesystem::create_directory(path);
+    }
+    CHECK(restored(seed, "") == 0);
+  }
 }
 
 TEST_CASE("execs on other connections outlive the control connection") {

@@ -155,6 +155,13 @@ std::string PowerOff(uint32_t grace_ms) {
   return Pack(request.base);
 }
 
+std::string Restored() {
+  std::string seed(64, 'x');
+  Embervm__Agent__V1__RestoredRequest request = EMBERVM__AGENT__V1__RESTORED_REQUEST__INIT;
+  request.random_seed = {seed.size(), reinterpret_cast<uint8_t*>(seed.data())};
+  return Pack(request.base);
+}
+
 std::string Shell(Client& client, const std::string& script) {
   const ExecSpec spec{.args = {"sh", "-c", script}};
   const ExecOutcome outcome = FinishExec(client, StartExec(client, spec), spec);
@@ -237,6 +244,14 @@ TEST_CASE_FIXTURE(Fixture,
     const long bytes = std::stol(Shell(control, "stat -f -c %b /")) * 1024;
     CHECK(bytes > (can_grow ? 60L << 20 : 8L << 20));
     CHECK(bytes < (can_grow ? 96L << 20 : 16L << 20));
+
+    const std::string boot_id = Shell(control, "cat /proc/sys/kernel/random/boot_id");
+    CHECK(boot_id.size() == 37);
+    CHECK(boot_id == Shell(control, "cat /proc/sys/kernel/random/boot_id"));
+    CHECK(control.Call(kAgentService, "Restored", Restored()).code == 0);
+    const std::string next_boot_id = Shell(control, "cat /proc/sys/kernel/random/boot_id");
+    CHECK(next_boot_id.size() == 37);
+    CHECK(next_boot_id != boot_id);
 
     CHECK(control.Call(kAgentService, "PowerOff", PowerOff(1000)).code == 0);
     CHECK(ExitStatus(agent) == kPoweredOff);
