@@ -111,19 +111,19 @@ const readable = z.custom<AsyncIterable<Uint8Array>>(
   'must be a path or a readable stream',
 );
 
-const exporting: z.ZodType<ResolvedExport> = z.strictObject({
+const exporting: z.ZodMiniType<ResolvedExport> = z.strictObject({
   name: sandboxName,
   target: z.union([hostPath, writable]),
-  compress: z.boolean().default(true),
-  signal: abortSignal.optional(),
+  compress: z._default(z.boolean(), true),
+  signal: z.optional(abortSignal),
 });
 
-const importing: z.ZodType<ResolvedImport> = z.strictObject({
+const importing: z.ZodMiniType<ResolvedImport> = z.strictObject({
   source: z.union([hostPath, readable]),
-  name: sandboxName.optional(),
-  replace: z.boolean().default(false),
-  maxBytes: z.int().min(1).default(DEFAULT_IMPORT_BYTES),
-  signal: abortSignal.optional(),
+  name: z.optional(sandboxName),
+  replace: z._default(z.boolean(), false),
+  maxBytes: z._default(z.int().check(z.gte(1)), DEFAULT_IMPORT_BYTES),
+  signal: z.optional(abortSignal),
 });
 
 export function parseExport(name: unknown, target: unknown, input: unknown): ResolvedExport {
