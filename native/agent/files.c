@@ -10,7 +10,7 @@
 #include "inroot.h"
 #include "root.h"
 
-enum { kPermissions = 07777, kDefaultDirectory = 0755 };
+enum { kPermissions = 07777 };
 
 // What an operation is asked and answers.
 struct unary {
@@ -83,61 +83,13 @@ static bool read_link(struct unary* unary) {
   return true;
 }
 
-static bool is_directory(const struct file_path* path) {
-  FILE_SCOPED int fd = open_in_root(root_fd(), path->text, O_PATH | O_DIRECTORY);
-  return fd >= 0;
-}
-
-// Makes one directory; the path is cut.
-static bool make_one(struct file_path* path, uint32_t mode, struct file_error* error) {
-  const char* name;
-  FILE_SCOPED int parent = file_open_parent(path, &name, error);
-  if (parent < 0) {
-    return false;
-  }
-  if (mkdirat(parent, name, (mode_t)mode) < 0) {
-    return file_failed(error, "mkdir");
-  }
-  // The umask may have taken bits away.
-  FILE_SCOPED int made = openat(parent, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-  const struct file_attributes attributes = {.flags = FILE_FLAG(SET_MODE), .mode = mode};
-  return made < 0 ? file_failed(error, "open") : file_set(made, &attributes, error);
-}
-
-static bool make_missing(struct unary* unary, uint32_t mode) {
-  if (is_directory(&unary->path)) {
-    return true;
-  }
-  // From the top: each name that is not there yet. What ends in "." or ".." needs
-  // no making, and is found by the next one if it is not there.
-  while (unary->path.length > 1 && unary->path.text[unary->path.length - 1] == '/') {
-    unary->path.text[--unary->path.length] = '\0';
-  }
-  struct file_path part;
-  for (size_t at = 1; at <= unary->path.length; at++) {
-    const bool ends = unary->path.text[at] == '/' || unary->path.text[at] == '\0';
-    if (!ends || unary->path.text[at - 1] == '/') {
-      continue;
-    }
-    memcpy(part.text, unary->path.text, at);
-    part.text[at] = '\0';
-    part.length = at;
-    const bool last = at == unary->path.length;
-    if (!make_one(&part, last ? mode : kDefaultDirectory, &unary->error) &&
-        unary->error.number != EEXIST && unary->error.number != EBUSY) {
-      return false;
-    }
-  }
-  return is_directory(&unary->path) || file_refused(&unary->error, EEXIST, "mkdir");
-}
-
 static bool make_directory(struct unary* unary) {
   const uint32_t mode = has_flag(unary, FILE_FLAG(SET_MODE)) ? unary->request->mode & kPermissions
-                                                             : (uint32_t)kDefaultDirectory;
+                                                             : FILE_DEFAULT_DIRECTORY_MODE;
   if (has_flag(unary, FILE_FLAG(RECURSIVE))) {
-    return make_missing(unary, mode);
+    return file_make_directories(&unary->path, mode, &unary->error);
   }
-  if (make_one(&unary->path, mode, &unary->error)) {
+  if (file_make_directory(&unary->path, mode, &unary->error)) {
     return true;
   }
   if (unary->error.number == EBUSY) {

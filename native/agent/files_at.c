@@ -165,6 +165,53 @@ bool file_set(int fd, const struct file_attributes* attributes, struct file_erro
   return utimensat(fd, "", times, AT_EMPTY_PATH) == 0 || file_failed(error, "utimensat");
 }
 
+static bool is_directory(const struct file_path* path) {
+  FILE_SCOPED int fd = open_in_root(root_fd(), path->text, O_PATH | O_DIRECTORY);
+  return fd >= 0;
+}
+
+bool file_make_directory(struct file_path* path, uint32_t mode, struct file_error* error) {
+  const char* name;
+  FILE_SCOPED int parent = file_open_parent(path, &name, error);
+  if (parent < 0) {
+    return false;
+  }
+  if (mkdirat(parent, name, (mode_t)mode) < 0) {
+    return file_failed(error, "mkdir");
+  }
+  // The umask may have taken bits away.
+  FILE_SCOPED int made = openat(parent, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  const struct file_attributes attributes = {.flags = FILE_FLAG(SET_MODE), .mode = mode};
+  return made < 0 ? file_failed(error, "open") : file_set(made, &attributes, error);
+}
+
+bool file_make_directories(struct file_path* path, uint32_t mode, struct file_error* error) {
+  if (is_directory(path)) {
+    return true;
+  }
+  // From the top: each name that is not there yet. What ends in "." or ".." needs
+  // no making, and is found by the next one if it is not there.
+  while (path->length > 1 && path->text[path->length - 1] == '/') {
+    path->text[--path->length] = '\0';
+  }
+  struct file_path part;
+  for (size_t at = 1; at <= path->length; at++) {
+    const bool ends = path->text[at] == '/' || path->text[at] == '\0';
+    if (!ends || path->text[at - 1] == '/') {
+      continue;
+    }
+    memcpy(part.text, path->text, at);
+    part.text[at] = '\0';
+    part.length = at;
+    const bool last = at == path->length;
+    if (!file_make_directory(&part, last ? mode : FILE_DEFAULT_DIRECTORY_MODE, error) &&
+        error->number != EEXIST && error->number != EBUSY) {
+      return false;
+    }
+  }
+  return is_directory(path) || file_refused(error, EEXIST, "mkdir");
+}
+
 static int64_t to_ns(const struct timespec* time) {
   int64_t ns;
   if (__builtin_mul_overflow((int64_t)time->tv_sec, (int64_t)kNsPerSecond, &ns) ||

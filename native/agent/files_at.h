@@ -56,6 +56,13 @@ struct file_attributes {
 // Of a descriptor, which may be O_PATH. A link has no mode: it is left out.
 bool file_set(int fd, const struct file_attributes* attributes, struct file_error* error);
 
+#define FILE_DEFAULT_DIRECTORY_MODE 0755u
+
+// Makes one directory; the path is cut.
+bool file_make_directory(struct file_path* path, uint32_t mode, struct file_error* error);
+// Makes what is missing of a path: `mode` is for the last of them.
+bool file_make_directories(struct file_path* path, uint32_t mode, struct file_error* error);
+
 void file_describe(FileInfo* info, const struct stat* status);
 
 void file_close(int* fd);

@@ -13,6 +13,7 @@
 #include "poweroff.h"
 #include "restored.h"
 #include "root.h"
+#include "root_mount.h"
 #include "server.h"
 
 #define AGENT_SERVICE "embervm.agent.v1.Agent"
@@ -135,6 +136,29 @@ static void set_online_cpus(const struct call* call) {
   call_reply(call, &response.base);
 }
 
+static void mount_in_root(const struct call* call) {
+  const MountInRootRequest* request =
+      call_decode(call, &embervm__agent__v1__mount_in_root_request__descriptor);
+  if (request == NULL) {
+    return;
+  }
+  if (!root_is_ready()) {
+    call_fail(call, TTRPC_FAILED_PRECONDITION, "no root yet: call SetUpRoot first");
+    return;
+  }
+  const char* const wrong = root_mount_check(request);
+  if (wrong != NULL) {
+    call_fail(call, TTRPC_INVALID_ARGUMENT, wrong);
+    return;
+  }
+  struct text reason;
+  text_clear(&reason);
+  MountInRootResponse response = EMBERVM__AGENT__V1__MOUNT_IN_ROOT_RESPONSE__INIT;
+  response.error_number = root_mount(request, &reason);
+  response.message = reason.data;
+  call_reply(call, &response.base);
+}
+
 static void power_off(const struct call* call) {
   const PowerOffRequest* request =
       call_decode(call, &embervm__agent__v1__power_off_request__descriptor);
@@ -182,6 +206,7 @@ const struct method server_methods[] = {
     {AGENT_SERVICE, "BindSlot", bind_slot},
     {AGENT_SERVICE, "UnbindSlot", unbind_slot},
     {AGENT_SERVICE, "SetOnlineCpus", set_online_cpus},
+    {AGENT_SERVICE, "MountInRoot", mount_in_root},
     {AGENT_SERVICE, "PowerOff", power_off},
     {PROCESS_SERVICE, "Exec", exec_open},
     {PROCESS_SERVICE, "Signal", signal_process},

@@ -15,6 +15,7 @@
 #include "../poweroff.h"
 #include "../restored.h"
 #include "../root.h"
+#include "../root_mount.h"
 #include "../spawn.h"
 
 bool root_is_ready(void) { return true; }
@@ -46,6 +47,15 @@ int root_set_up(const SetUpRootRequest* request, struct text* reason) {
 int restored_apply(const RestoredRequest* request, struct text* reason) {
   text_join(reason, "not this clock: ", request->hostname, NULL);
   return TTRPC_INTERNAL;
+}
+
+const char* root_mount_check(const MountInRootRequest* request) {
+  return request->target[0] == '/' ? NULL : "target must be absolute";
+}
+
+int root_mount(const MountInRootRequest* request, struct text* reason) {
+  text_join(reason, "no mounts: ", request->target, NULL);
+  return ENODEV;
 }
 
 int slot_bind(uint32_t slot, struct text* node, struct text* reason) {
