@@ -29,6 +29,12 @@ struct PluggedDrive {
   DriveConfig drive;
 };
 
+// A shared directory in one. A machine that has some cannot be saved.
+struct PluggedDirectory {
+  std::uint32_t slot = 0;
+  devices::FsOptions directory;
+};
+
 // Where the guest finds what was put into a slot.
 struct PluggedDevice {
   // Of the machine's virtio-mmio slots, in the order of the kernel's command line.
@@ -51,6 +57,7 @@ struct MachineConfig {
   std::uint32_t hotplug_slots = 0;
   // What is in them now: nothing at boot.
   std::vector<PluggedDrive> plugged;
+  std::vector<PluggedDirectory> plugged_dirs;
   // Absent: no vsock device.
   std::optional<std::uint64_t> vsock_cid;
   bool rng = true;

@@ -111,35 +111,55 @@ Result<> DeviceSet::Wire(std::size_t index, std::size_t queues) {
   return {};
 }
 
-Result<PluggedDevice> DeviceSet::AttachDrive(const PluggedDrive& plugged) {
-  const std::size_t index = first_hotplug_slot_ + plugged.slot;
-  if (index >= slots_.size() || slots_[index].device != nullptr) {
-    return std::unexpected(Error("ERR_NO_FREE_SLOT", "the machine has no such free slot")
-                               .With("slot", static_cast<std::int64_t>(plugged.slot)));
-  }
-  const DriveConfig& drive = plugged.drive;
-  EMBERVM_TRY_ASSIGN(std::unique_ptr<devices::BlockDevice> block,
-                     devices::BlockDevice::Open(drive.path, drive.read_only, drive.id));
-  EMBERVM_TRY(Wire(index, block->queue_sizes().size()));
+Result<std::size_t> DeviceSet::FindEmptySlot(std::uint32_t hotplug_slot) const {
+  const std::size_t index = first_hotplug_slot_ + hotplug_slot;
+  if (index < slots_.size() && slots_[index].device == nullptr) return index;
+  return std::unexpected(Error("ERR_NO_FREE_SLOT", "the machine has no such free slot")
+                             .With("slot", static_cast<std::int64_t>(hotplug_slot)));
+}
+
+Result<PluggedDevice> DeviceSet::Plug(std::size_t index, std::unique_ptr<virtio::Device> device) {
+  EMBERVM_TRY(Wire(index, device->queue_sizes().size()));
   Slot& slot = slots_[index];
-  EMBERVM_TRY(slot.transport->Attach(*block));
-  {
-    const std::lock_guard lock(drives_mutex_);
-    drives_.push_back({.id = drive.id, .device = block.get()});
-  }
-  slot.device = std::move(block);
+  EMBERVM_TRY(slot.transport->Attach(*device));
+  slot.device = std::move(device);
   return PluggedDevice{.index = static_cast<std::uint32_t>(index),
                        .address = SlotBase(index),
                        .irq = SlotIrq(index)};
+}
+
+Result<PluggedDevice> DeviceSet::AttachDrive(const PluggedDrive& plugged) {
+  EMBERVM_TRY_ASSIGN(const std::size_t index, FindEmptySlot(plugged.slot));
+  const DriveConfig& drive = plugged.drive;
+  EMBERVM_TRY_ASSIGN(std::unique_ptr<devices::BlockDevice> block,
+                     devices::BlockDevice::Open(drive.path, drive.read_only, drive.id));
+  const devices::BlockDevice* const device = block.get();
+  EMBERVM_TRY_ASSIGN(const PluggedDevice where, Plug(index, std::move(block)));
+  const std::lock_guard lock(counted_mutex_);
+  drives_.push_back({.id = drive.id, .device = device});
+  return where;
+}
+
+Result<PluggedDevice> DeviceSet::AttachSharedDir(const PluggedDirectory& plugged) {
+  EMBERVM_TRY_ASSIGN(const std::size_t index, FindEmptySlot(plugged.slot));
+  EMBERVM_TRY_ASSIGN(std::unique_ptr<devices::FsDevice> fs,
+                     devices::FsDevice::Open(plugged.directory));
+  const devices::FsDevice* const device = fs.get();
+  EMBERVM_TRY_ASSIGN(const PluggedDevice where, Plug(index, std::move(fs)));
+  const std::lock_guard lock(counted_mutex_);
+  shared_dirs_.emplace_back(plugged.directory.tag, device);
+  return where;
 }
 
 Result<> DeviceSet::Detach(std::uint32_t hotplug_slot) {
   Slot& slot = slots_.at(first_hotplug_slot_ + hotplug_slot);
   EMBERVM_TRY(slot.transport->Detach());
   {
-    const std::lock_guard lock(drives_mutex_);
+    const std::lock_guard lock(counted_mutex_);
     std::erase_if(drives_,
                   [&slot](const Drive& drive) { return drive.device == slot.device.get(); });
+    std::erase_if(shared_dirs_,
+                  [&slot](const auto& entry) { return entry.second == slot.device.get(); });
   }
   slot.device.reset();
   return {};
@@ -230,6 +250,7 @@ void DeviceSet::CloseStreams() {
 
 void DeviceSet::AddStats(MachineStats& stats) const {
   for (const Slot& slot : slots_) stats.interrupts += slot.transport->interrupts();
+  const std::lock_guard lock(counted_mutex_);
   for (const auto& [tag, device] : shared_dirs_) {
     const devices::FsDevice::Counters counters = device->counters();
     stats.shared_dirs.push_back({.tag = tag,
@@ -239,7 +260,6 @@ void DeviceSet::AddStats(MachineStats& stats) const {
                                  .written_bytes = counters.written_bytes,
                                  .open_files = counters.open_files});
   }
-  const std::lock_guard lock(drives_mutex_);
   for (const Drive& drive : drives_) {
     const devices::BlockDevice::Counters counters = drive.device->counters();
     stats.drives.push_back({.id = drive.id,

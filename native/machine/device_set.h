@@ -55,9 +55,10 @@ class DeviceSet {
   void ConnectVsock(std::uint32_t port, Completion<UniqueFd> done);
   void ListenVsock(std::uint32_t port, StreamHandler on_stream);
   void UnlistenVsock(std::uint32_t port);
-  // Puts a drive into a hotplug slot that is empty, and takes it out again; the guest runs
+  // Puts a device into a hotplug slot that is empty, and takes it out again; the guest runs
   // or not. ERR_DEVICE_IN_USE while the guest has a driver on it.
   Result<PluggedDevice> AttachDrive(const PluggedDrive& plugged);
+  Result<PluggedDevice> AttachSharedDir(const PluggedDirectory& plugged);
   Result<> Detach(std::uint32_t hotplug_slot);
   // While no vCPU runs: what is in flight is brought to its end, then one state per
   // slot is taken. Restore() takes the same number of them, of the same devices.
@@ -84,6 +85,9 @@ class DeviceSet {
   DeviceSet(KvmVm& vm, const GuestMemory& memory, EventLoop& loop, FailureHandler on_failure);
   Result<> Add(std::unique_ptr<virtio::Device> device);
   Result<> AddEmptySlot();
+  // A hotplug slot without a device. ERR_NO_FREE_SLOT.
+  Result<std::size_t> FindEmptySlot(std::uint32_t hotplug_slot) const;
+  Result<PluggedDevice> Plug(std::size_t index, std::unique_ptr<virtio::Device> device);
   // Connects the slot's interrupt and so many of its queues to the VM.
   Result<> Wire(std::size_t index, std::size_t queues);
   [[nodiscard]] virtio::MmioTransport* Find(GuestAddr addr) const;
@@ -97,15 +101,16 @@ class DeviceSet {
   std::size_t first_hotplug_slot_ = 0;
   // Into slots_; null without vsock.
   devices::VsockDevice* vsock_ = nullptr;
-  // By their tags; none is added or removed once vCPUs run.
-  std::vector<std::pair<std::string, const devices::FsDevice*>> shared_dirs_;
   struct Drive {
     std::string id;
     const devices::BlockDevice* device;
   };
-  // Changed by the device thread only; guarded against AddStats() of other threads.
-  mutable std::mutex drives_mutex_;
+  // Guards the two below against AddStats() of other threads; only the device thread
+  // changes them.
+  mutable std::mutex counted_mutex_;
   std::vector<Drive> drives_;
+  // By their tags.
+  std::vector<std::pair<std::string, const devices::FsDevice*>> shared_dirs_;
 };
 
 }  // namespace embervm::machine

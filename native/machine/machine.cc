@@ -87,6 +87,14 @@ void Machine::AttachDrive(DriveConfig drive, PluggedCallback done) {
            });
 }
 
+void Machine::AttachSharedDir(devices::FsOptions directory, PluggedCallback done) {
+  Dispatch(Completion<PluggedDevice>(std::move(done)),
+           [directory = std::move(directory)](MachineCore& core,
+                                              Completion<PluggedDevice> owed) mutable {
+             core.AttachSharedDir(std::move(directory), std::move(owed));
+           });
+}
+
 void Machine::Detach(std::string id, Callback done) {
   Dispatch(Completion<>(std::move(done)),
            [id = std::move(id)](MachineCore& core, Completion<> owed) {

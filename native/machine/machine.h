@@ -56,6 +56,8 @@ class Machine {
   // Puts a drive into a free hotplug slot, where the guest can bind a driver to it.
   // ERR_NO_FREE_SLOT, ERR_DEVICE_EXISTS, ERR_DRIVE_….
   void AttachDrive(DriveConfig drive, PluggedCallback done);
+  // The same with a directory of the host, by its tag. ERR_SHARED_DIR_….
+  void AttachSharedDir(devices::FsOptions directory, PluggedCallback done);
   // Takes it out again; its file is closed then. ERR_DEVICE_NOT_FOUND, and
   // ERR_DEVICE_IN_USE until the guest has unbound its driver.
   void Detach(std::string id, Callback done);

@@ -55,6 +55,7 @@ class MachineCore final : public VcpuHost {
   void Kill(Completion<> done);
   // Of a machine that has not ended.
   void AttachDrive(DriveConfig drive, Completion<PluggedDevice> done);
+  void AttachSharedDir(devices::FsOptions directory, Completion<PluggedDevice> done);
   void Detach(const std::string& id, Completion<> done);
   void TakeSnapshot(const SnapshotRequest& request, Completion<SnapshotReport> done);
   void ConnectVsock(std::uint32_t port, Completion<UniqueFd> done);
@@ -83,6 +84,8 @@ class MachineCore final : public VcpuHost {
  private:
   Result<> BuildConsole();
   Result<PluggedDevice> Plug(DriveConfig drive);
+  Result<PluggedDevice> Plug(devices::FsOptions directory);
+  Result<std::uint32_t> FreeSlot() const;
   Result<> Unplug(const std::string& id);
   // Without memory slots, which come next.
   Result<> BuildVm(GuestMemory memory);

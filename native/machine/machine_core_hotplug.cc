@@ -12,6 +12,10 @@ void MachineCore::AttachDrive(DriveConfig drive, Completion<PluggedDevice> done)
   done(Plug(std::move(drive)));
 }
 
+void MachineCore::AttachSharedDir(devices::FsOptions directory, Completion<PluggedDevice> done) {
+  done(Plug(std::move(directory)));
+}
+
 void MachineCore::Detach(const std::string& id, Completion<> done) { done(Unplug(id)); }
 
 Result<PluggedDevice> MachineCore::Plug(DriveConfig drive) {
@@ -21,21 +25,44 @@ Result<PluggedDevice> MachineCore::Plug(DriveConfig drive) {
         Error("ERR_DEVICE_EXISTS", "the machine has a drive " + drive.id + " already")
             .With("id", drive.id));
   }
-  std::vector<PluggedDrive>& plugged = config_.plugged;
-  std::uint32_t slot = 0;
-  while (std::ranges::find(plugged, slot, &PluggedDrive::slot) != plugged.end()) ++slot;
-  if (slot >= config_.hotplug_slots) {
-    return std::unexpected(
-        Error("ERR_NO_FREE_SLOT",
-              config_.hotplug_slots == 0
-                  ? "the machine was made without hotplug slots"
-                  : "every hotplug slot of the machine has a device: detach one first")
-            .With("slots", static_cast<std::int64_t>(config_.hotplug_slots)));
-  }
+  EMBERVM_TRY_ASSIGN(const std::uint32_t slot, FreeSlot());
   PluggedDrive device{.slot = slot, .drive = std::move(drive)};
   EMBERVM_TRY_ASSIGN(const PluggedDevice where, devices_->AttachDrive(device));
-  plugged.push_back(std::move(device));
+  config_.plugged.push_back(std::move(device));
   return where;
+}
+
+Result<PluggedDevice> MachineCore::Plug(devices::FsOptions directory) {
+  if (HasEnded()) return std::unexpected(WrongState("attach a shared directory to"));
+  const auto has_tag = [&](const devices::FsOptions& other) { return other.tag == directory.tag; };
+  if (std::ranges::any_of(config_.shared_dirs, has_tag) ||
+      std::ranges::any_of(config_.plugged_dirs, has_tag, &PluggedDirectory::directory)) {
+    return std::unexpected(Error("ERR_DEVICE_EXISTS",
+                                 "the machine has a shared directory " + directory.tag + " already")
+                               .With("id", directory.tag));
+  }
+  EMBERVM_TRY_ASSIGN(const std::uint32_t slot, FreeSlot());
+  PluggedDirectory device{.slot = slot, .directory = std::move(directory)};
+  EMBERVM_TRY_ASSIGN(const PluggedDevice where, devices_->AttachSharedDir(device));
+  config_.plugged_dirs.push_back(std::move(device));
+  return where;
+}
+
+Result<std::uint32_t> MachineCore::FreeSlot() const {
+  const auto is_taken = [this](std::uint32_t slot) {
+    return std::ranges::find(config_.plugged, slot, &PluggedDrive::slot) != config_.plugged.end() ||
+           std::ranges::find(config_.plugged_dirs, slot, &PluggedDirectory::slot) !=
+               config_.plugged_dirs.end();
+  };
+  std::uint32_t slot = 0;
+  while (is_taken(slot)) ++slot;
+  if (slot < config_.hotplug_slots) return slot;
+  return std::unexpected(
+      Error("ERR_NO_FREE_SLOT",
+            config_.hotplug_slots == 0
+                ? "the machine was made without hotplug slots"
+                : "every hotplug slot of the machine has a device: detach one first")
+          .With("slots", static_cast<std::int64_t>(config_.hotplug_slots)));
 }
 
 Result<> MachineCore::Unplug(const std::string& id) {
@@ -43,6 +70,14 @@ Result<> MachineCore::Unplug(const std::string& id) {
   std::vector<PluggedDrive>& plugged = config_.plugged;
   const auto device = std::ranges::find(
       plugged, id, [](const PluggedDrive& candidate) { return candidate.drive.id; });
+  std::vector<PluggedDirectory>& plugged_dirs = config_.plugged_dirs;
+  const auto directory = std::ranges::find(
+      plugged_dirs, id, [](const PluggedDirectory& candidate) { return candidate.directory.tag; });
+  if (device == plugged.end() && directory != plugged_dirs.end()) {
+    EMBERVM_TRY(devices_->Detach(directory->slot));
+    plugged_dirs.erase(directory);
+    return {};
+  }
   if (device == plugged.end()) {
     return std::unexpected(
         Error("ERR_DEVICE_NOT_FOUND", "no hotplug slot of the machine has a device " + id)

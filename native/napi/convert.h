@@ -39,6 +39,7 @@ std::string_view ToString(machine::ExitReason reason);
 Result<machine::MachineConfig> MachineConfigFromJs(const Napi::Value& value);
 Result<machine::RestoreConfig> RestoreConfigFromJs(const Napi::Value& value);
 Result<machine::DriveConfig> DriveConfigFromJs(const Napi::Value& value);
+Result<devices::FsOptions> SharedDirFromJs(const Napi::Value& value);
 Result<std::string> TextFromJs(const Napi::Value& value);
 Result<machine::SnapshotRequest> SnapshotRequestFromJs(const Napi::Value& value);
 // A vsock port: an integer from 0 to 2^32 - 1.

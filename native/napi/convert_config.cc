@@ -70,31 +70,6 @@ Result<devices::FsCache> GetCache(const Napi::Object& object) {
   return std::unexpected(WrongType("cache", "none, auto or always"));
 }
 
-Result<devices::FsOptions> SharedDirFromJs(const Napi::Value& value) {
-  constexpr std::uint64_t kMaxU32 = std::numeric_limits<std::uint32_t>::max();
-  if (!value.IsObject()) return std::unexpected(WrongType("sharedDirs[]", "an object"));
-  const auto entry = value.As<Napi::Object>();
-  devices::FsOptions options;
-  EMBERVM_TRY_ASSIGN(options.tag, GetString(entry, "tag"));
-  EMBERVM_TRY_ASSIGN(options.path, GetString(entry, "path"));
-  EMBERVM_TRY_ASSIGN(options.read_only, GetBool(entry, "readOnly"));
-  EMBERVM_TRY_ASSIGN(options.cache, GetCache(entry));
-  EMBERVM_TRY_ASSIGN(options.writeback, GetBool(entry, "writeback"));
-  EMBERVM_TRY_ASSIGN(options.cross_mounts, GetBool(entry, "crossMounts"));
-  EMBERVM_TRY_ASSIGN(options.host_locks, GetBool(entry, "hostLocks"));
-  EMBERVM_TRY_ASSIGN(const std::uint64_t files, GetInteger(entry, "maxOpenFiles", kMaxU32));
-  options.max_open_files = static_cast<std::uint32_t>(files);
-  options.squash.reset();
-  if (const Napi::Value owner = entry.Get("owner"); owner.IsObject()) {
-    const auto ids = owner.As<Napi::Object>();
-    EMBERVM_TRY_ASSIGN(const std::uint64_t uid, GetInteger(ids, "uid", kMaxU32));
-    EMBERVM_TRY_ASSIGN(const std::uint64_t gid, GetInteger(ids, "gid", kMaxU32));
-    options.squash =
-        devices::FsOwner{.uid = static_cast<uid_t>(uid), .gid = static_cast<gid_t>(gid)};
-  }
-  return options;
-}
-
 Result<std::vector<devices::FsOptions>> GetSharedDirs(const Napi::Object& object) {
   const Napi::Value value = object.Get("sharedDirs");
   if (!value.IsArray()) return std::unexpected(WrongType("sharedDirs", "an array"));
@@ -117,6 +92,35 @@ Result<machine::DriveConfig> DriveConfigFromJs(const Napi::Value& value) {
   EMBERVM_TRY_ASSIGN(drive.path, GetString(entry, "path"));
   EMBERVM_TRY_ASSIGN(drive.read_only, GetBool(entry, "readOnly"));
   return drive;
+}
+
+Result<devices::FsOptions> SharedDirFromJs(const Napi::Value& value) {
+  constexpr std::uint64_t kMaxU32 = std::numeric_limits<std::uint32_t>::max();
+  // What a double counts exactly.
+  constexpr std::uint64_t kMaxQuota = std::uint64_t{1} << 53U;
+  if (!value.IsObject()) return std::unexpected(WrongType("a shared directory", "an object"));
+  const auto entry = value.As<Napi::Object>();
+  devices::FsOptions options;
+  EMBERVM_TRY_ASSIGN(options.tag, GetString(entry, "tag"));
+  EMBERVM_TRY_ASSIGN(options.path, GetString(entry, "path"));
+  EMBERVM_TRY_ASSIGN(options.single_file, GetBool(entry, "singleFile"));
+  EMBERVM_TRY_ASSIGN(options.read_only, GetBool(entry, "readOnly"));
+  EMBERVM_TRY_ASSIGN(options.quota_bytes, GetInteger(entry, "quotaBytes", kMaxQuota));
+  EMBERVM_TRY_ASSIGN(options.cache, GetCache(entry));
+  EMBERVM_TRY_ASSIGN(options.writeback, GetBool(entry, "writeback"));
+  EMBERVM_TRY_ASSIGN(options.cross_mounts, GetBool(entry, "crossMounts"));
+  EMBERVM_TRY_ASSIGN(options.host_locks, GetBool(entry, "hostLocks"));
+  EMBERVM_TRY_ASSIGN(const std::uint64_t files, GetInteger(entry, "maxOpenFiles", kMaxU32));
+  options.max_open_files = static_cast<std::uint32_t>(files);
+  options.squash.reset();
+  if (const Napi::Value owner = entry.Get("owner"); owner.IsObject()) {
+    const auto ids = owner.As<Napi::Object>();
+    EMBERVM_TRY_ASSIGN(const std::uint64_t uid, GetInteger(ids, "uid", kMaxU32));
+    EMBERVM_TRY_ASSIGN(const std::uint64_t gid, GetInteger(ids, "gid", kMaxU32));
+    options.squash =
+        devices::FsOwner{.uid = static_cast<uid_t>(uid), .gid = static_cast<gid_t>(gid)};
+  }
+  return options;
 }
 
 Result<std::string> TextFromJs(const Napi::Value& value) { return ToText(value, "text"); }

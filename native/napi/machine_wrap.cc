@@ -32,6 +32,7 @@ Napi::Function MachineWrap::DefineClass(Napi::Env env) {
           InstanceMethod<&MachineWrap::Kill>("kill"),
           InstanceMethod<&MachineWrap::Close>("close"),
           InstanceMethod<&MachineWrap::AttachDrive>("attachDrive"),
+          InstanceMethod<&MachineWrap::AttachSharedDir>("attachSharedDir"),
           InstanceMethod<&MachineWrap::Detach>("detach"),
           InstanceMethod<&MachineWrap::Snapshot>("snapshot"),
           InstanceMethod<&MachineWrap::ConnectVsock>("connectVsock"),
@@ -249,15 +250,13 @@ void MachineWrap::UpdateHold(Napi::Env env) {
   }
 }
 
-Napi::Value MachineWrap::AttachDrive(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  auto drive = DriveConfigFromJs(info[0]);
-  if (!drive.has_value()) return Rejected(env, drive.error());
+Napi::Value MachineWrap::Plug(
+    Napi::Env env,
+    const std::function<void(machine::Machine&, machine::Machine::PluggedCallback)>& attach) {
   if (machine_ == nullptr) return Rejected(env, MachineClosed());
   const auto deferred = Napi::Promise::Deferred::New(env);
   queue_->Hold(env);
-  machine_->AttachDrive(std::move(drive).value(), [this, queue = queue_, deferred](
-                                                      Result<machine::PluggedDevice> device) {
+  attach(*machine_, [this, queue = queue_, deferred](Result<machine::PluggedDevice> device) {
     queue->Post([this, deferred, device = std::move(device)](Napi::Env job_env) {
       queue_->Unhold(job_env);
       if (device.has_value()) {
@@ -268,6 +267,22 @@ Napi::Value MachineWrap::AttachDrive(const Napi::CallbackInfo& info) {
     });
   });
   return deferred.Promise();
+}
+
+Napi::Value MachineWrap::AttachDrive(const Napi::CallbackInfo& info) {
+  auto drive = DriveConfigFromJs(info[0]);
+  if (!drive.has_value()) return Rejected(info.Env(), drive.error());
+  return Plug(info.Env(), [&](machine::Machine& machine, machine::Machine::PluggedCallback done) {
+    machine.AttachDrive(std::move(drive).value(), std::move(done));
+  });
+}
+
+Napi::Value MachineWrap::AttachSharedDir(const Napi::CallbackInfo& info) {
+  auto directory = SharedDirFromJs(info[0]);
+  if (!directory.has_value()) return Rejected(info.Env(), directory.error());
+  return Plug(info.Env(), [&](machine::Machine& machine, machine::Machine::PluggedCallback done) {
+    machine.AttachSharedDir(std::move(directory).value(), std::move(done));
+  });
 }
 
 Napi::Value MachineWrap::Detach(const Napi::CallbackInfo& info) {

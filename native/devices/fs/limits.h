@@ -26,6 +26,10 @@ inline constexpr std::size_t kMaxListing = 65536;
 // Of one COPY_FILE_RANGE: the driver asks again for the rest.
 inline constexpr std::uint64_t kMaxCopy = std::uint64_t{64} << 20U;
 
+// What a file counts towards a quota beside its blocks, so that the number of files has a
+// bound, too.
+inline constexpr std::uint64_t kInodeBytes = 512;
+
 // Locks that wait. Each is tried again at every interval.
 inline constexpr std::size_t kMaxWaitingLocks = 64;
 inline constexpr int kLockRetryMs = 20;

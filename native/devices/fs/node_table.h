@@ -58,6 +58,11 @@ class NodeTable {
   // True when the node is gone with that.
   bool Forget(std::uint64_t id, std::uint64_t lookups);
 
+  template <class Visit>
+  void ForEach(Visit visit) const {
+    for (const auto& [id, node] : nodes_) visit(node);
+  }
+
   [[nodiscard]] std::size_t size() const { return nodes_.size(); }
 
  private:

@@ -28,6 +28,9 @@ struct FsOptions {
   // What the guest mounts: 1 to 36 bytes.
   std::string tag;
   std::string path;
+  // `path` is a regular file: the guest gets a directory with that file alone, by the name
+  // "file". What else is beside it cannot be reached.
+  bool single_file = false;
   bool read_only = false;
   FsCache cache = FsCache::kAuto;
   // The guest may keep writes back.
@@ -40,6 +43,9 @@ struct FsOptions {
   // Whose files all are, for the guest; on the host they are the process's own. Absent:
   // ids are the host's, which takes privilege.
   std::optional<FsOwner> squash = FsOwner{};
+  // How much the directory and all below it may take on the disk; 0: as much as there is.
+  // Files that are there already count, and who else writes there is noticed late.
+  std::uint64_t quota_bytes = 0;
   // Descriptors that the guest can make us hold.
   std::uint32_t max_open_files = 65536;
 };

@@ -57,7 +57,8 @@ Result<std::unique_ptr<Server>> Server::Open(const FsOptions& options) {
                                  "the tag of a shared directory has 1 to 36 bytes: " + options.tag)
                                .With("tag", options.tag));
   }
-  UniqueFd root(::open(options.path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  const int kind = options.single_file ? 0 : O_DIRECTORY;
+  UniqueFd root(::open(options.path.c_str(), O_PATH | kind | O_CLOEXEC));
   struct stat status{};
   if (!root.valid() || ::fstat(root.get(), &status) != 0) {
     const int error = errno;
@@ -65,8 +66,13 @@ Result<std::unique_ptr<Server>> Server::Open(const FsOptions& options) {
         Error::FromErrno(CodeForOpen(error), "open", error, "shared directory " + options.path)
             .With("path", options.path));
   }
+  if (options.single_file && !S_ISREG(status.st_mode)) {
+    return std::unexpected(
+        Error("ERR_SHARED_DIR_INVALID", "what is shared as a single file is none: " + options.path)
+            .With("path", options.path));
+  }
   // Files are opened through /proc: better to know now than at the guest's first read.
-  const UniqueFd again(::open(ProcPath(root.get()).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const UniqueFd again(::open(ProcPath(root.get()).c_str(), O_RDONLY | kind | O_CLOEXEC));
   if (!again.valid()) {
     const int error = errno;
     return std::unexpected(
@@ -75,7 +81,11 @@ Result<std::unique_ptr<Server>> Server::Open(const FsOptions& options) {
             .With("path", options.path));
   }
   std::unique_ptr<Server> server(new Server(options, DescriptorLimit(options)));
-  server->nodes_.SetRoot(std::move(root), status);
+  if (options.single_file) {
+    server->single_file_ = std::move(root);
+  } else {
+    server->nodes_.SetRoot(std::move(root), status);
+  }
   return server;
 }
 
@@ -187,6 +197,10 @@ int Server::Dispatch(Request& request, bool& has_reply) {
   if (!initialized_ && operation->opcode != Opcode::kInit) return ENOTCONN;
   if (request.reply.room() < operation->reply_bytes) return EINVAL;
   if (operation->changes && options_.read_only) return EROFS;
+  const bool begins = operation->opcode == Opcode::kInit || operation->opcode == Opcode::kDestroy;
+  if (options_.single_file && request.header.nodeid == kRootId && !begins) {
+    return DispatchSingle(request, operation->opcode);
+  }
   return (this->*operation->handler)(request);
 }
 
@@ -237,6 +251,7 @@ void Server::Reset() {
   locks_.Clear();
   files_.clear();
   nodes_.Clear();
+  usage_ = {};
   open_files_.store(nodes_.size(), std::memory_order_relaxed);
 }
 

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -145,6 +146,19 @@ class Server {
   int Listxattr(Request& request);
   int Removexattr(Request& request);
 
+  // server_single.cc: the directory around a single file.
+  int DispatchSingle(Request& request, Opcode opcode);
+
+  // server_quota.cc
+  // Makes room for so many bytes more: ENOSPC.
+  int Reserve(std::uint64_t bytes);
+  int ReserveFile();
+  // For what a write at `offset` adds to the file.
+  int ReserveWrite(int fd, std::uint64_t offset, std::uint64_t size);
+  void MeasureUsage();
+  [[nodiscard]] bool MayMeasure() const;
+  void LimitStatfs(StatfsOut& out);
+
   // A directory that the guest knows: ENOTDIR, ESTALE.
   Answer<Node*> FindDirectory(std::uint64_t id);
   Answer<OpenFile*> FindFile(std::uint64_t handle, std::uint64_t node, bool directory = false);
@@ -157,6 +171,8 @@ class Server {
                                            mode_t mode = 0) const;
   // Names a file to the guest: it counts as looked up.
   Answer<EntryOut> MakeEntry(int directory, const char* name);
+  Answer<EntryOut> MakeEntry(UniqueFd fd);
+  int ReplyStatfs(Request& request, int fd);
   int ReplyEntry(Request& request, int directory, const char* name);
   [[nodiscard]] Answer<UniqueFd> OpenNode(const Node& node, std::uint32_t guest_flags) const;
   // Those of the driver's open flags that are ours to keep.
@@ -181,6 +197,21 @@ class Server {
   const FsOptions options_;
   const std::size_t max_open_files_;
   std::uint32_t valid_seconds_ = 0;
+  // Of a share of a single file, which has no root in nodes_.
+  UniqueFd single_file_;
+
+  // Counted where there is a quota.
+  struct Usage {
+    std::uint64_t bytes = 0;
+    // Since it was measured.
+    std::uint64_t added = 0;
+    bool measured = false;
+    // Something was removed since.
+    bool changed = false;
+    std::chrono::steady_clock::time_point at{};
+    std::chrono::steady_clock::duration took{};
+  };
+  Usage usage_;
 
   bool initialized_ = false;
   bool writeback_ = false;

@@ -77,6 +77,7 @@ int Server::OpenRegular(Request& request) {
   const Node* const node = nodes_.Find(request.header.nodeid);
   if (node == nullptr) return ESTALE;
   if (!HasRoom()) return ENFILE;
+  if ((in.flags & O_TRUNC) != 0) usage_.changed = true;
   Answer<UniqueFd> fd = OpenNode(*node, in.flags);
   if (!fd.has_value()) return fd.error();
   const std::uint64_t handle = AddFile({.fd = std::move(*fd), .node = request.header.nodeid});
@@ -111,6 +112,9 @@ int Server::Write(Request& request) {
   if (!file.has_value()) return file.error();
   if (in.size > kMaxTransfer || in.size != virtio::TotalBytes(request.data)) return EINVAL;
   if (!OffsetFits(in.offset, in.size)) return EFBIG;
+  if (const int error = ReserveWrite((*file)->fd.get(), in.offset, in.size); error != 0) {
+    return error;
+  }
   for (;;) {
     const ssize_t done = ::pwritev((*file)->fd.get(), request.data.data(), ListLength(request.data),
                                    static_cast<off_t>(in.offset));
@@ -130,6 +134,7 @@ int Server::Release(Request& request) {
   if (!file.has_value()) return file.error();
   // Its flock(2) goes with the description; POSIX locks are dropped by Flush().
   files_.erase(in.handle);
+  usage_.changed = true;
   return 0;
 }
 
@@ -166,6 +171,11 @@ int Server::Fallocate(Request& request) {
   if (!file.has_value()) return file.error();
   if (std::ranges::find(kModes, in.mode) == kModes.end()) return EOPNOTSUPP;
   if (!OffsetFits(in.offset, in.length)) return EFBIG;
+  if ((in.mode & FALLOC_FL_PUNCH_HOLE) != 0) {
+    usage_.changed = true;
+  } else if (const int error = Reserve(in.length); error != 0) {
+    return error;
+  }
   for (;;) {
     if (::fallocate((*file)->fd.get(), static_cast<int>(in.mode), static_cast<off_t>(in.offset),
                     static_cast<off_t>(in.length)) == 0) {
@@ -200,6 +210,14 @@ int Server::CopyFileRange(Request& request) {
   if (in.flags != 0) return EINVAL;
   const std::uint64_t length = std::min(in.length, kMaxCopy);
   if (!OffsetFits(in.in_offset, length) || !OffsetFits(in.out_offset, length)) return EFBIG;
+  if (options_.quota_bytes != 0) {
+    struct stat status{};
+    if (::fstat((*from)->fd.get(), &status) != 0) return errno;
+    const auto size = static_cast<std::uint64_t>(status.st_size);
+    const std::uint64_t there = size - std::min(size, in.in_offset);
+    const int error = ReserveWrite((*target)->fd.get(), in.out_offset, std::min(length, there));
+    if (error != 0) return error;
+  }
   auto in_offset = static_cast<off_t>(in.in_offset);
   auto out_offset = static_cast<off_t>(in.out_offset);
   const ssize_t copied = ::copy_file_range((*from)->fd.get(), &in_offset, (*target)->fd.get(),

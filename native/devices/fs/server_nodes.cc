@@ -68,13 +68,17 @@ Attributes Server::ToAttributes(const struct stat& status) const {
 Answer<EntryOut> Server::MakeEntry(int directory, const char* name) {
   Answer<UniqueFd> fd = OpenBelow(directory, name, O_PATH);
   if (!fd.has_value()) return std::unexpected(fd.error());
+  return MakeEntry(*std::move(fd));
+}
+
+Answer<EntryOut> Server::MakeEntry(UniqueFd fd) {
   struct stat status{};
-  if (::fstatat(fd->get(), "", &status, AT_EMPTY_PATH) != 0) return std::unexpected(errno);
+  if (::fstatat(fd.get(), "", &status, AT_EMPTY_PATH) != 0) return std::unexpected(errno);
   EntryOut entry{};
   entry.nodeid = nodes_.FindAgain(status);
   if (entry.nodeid == 0) {
     if (!HasRoom()) return std::unexpected(ENFILE);
-    entry.nodeid = nodes_.Add(std::move(*fd), status);
+    entry.nodeid = nodes_.Add(std::move(fd), status);
   }
   entry.entry_valid = valid_seconds_;
   entry.attr_valid = valid_seconds_;
@@ -99,7 +103,9 @@ int Server::Lookup(Request& request) {
 }
 
 void Server::ForgetNode(std::uint64_t id, std::uint64_t lookups) {
-  if (nodes_.Forget(id, lookups)) locks_.DropNode(id);
+  if (!nodes_.Forget(id, lookups)) return;
+  locks_.DropNode(id);
+  usage_.changed = true;
 }
 
 void Server::Forget(Request& request) {
@@ -147,6 +153,7 @@ int Server::ChangeOwner(const Node& node, const SetattrIn& change) const {
 
 int Server::ChangeSize(const Node& node, std::uint64_t node_id, const SetattrIn& change) {
   if ((change.valid & kSetSize) == 0) return 0;
+  usage_.changed = true;
   if (change.size > static_cast<std::uint64_t>(std::numeric_limits<off_t>::max())) return EFBIG;
   const auto size = static_cast<off_t>(change.size);
   if ((change.valid & kSetHandle) != 0) {
@@ -207,9 +214,12 @@ int Server::Readlink(Request& request) {
 
 int Server::Statfs(Request& request) {
   const Node* const node = nodes_.Find(request.header.nodeid);
-  if (node == nullptr) return ESTALE;
+  return node == nullptr ? ESTALE : ReplyStatfs(request, node->fd.get());
+}
+
+int Server::ReplyStatfs(Request& request, int fd) {
   struct statfs status{};
-  if (::fstatfs(node->fd.get(), &status) != 0) return errno;
+  if (::fstatfs(fd, &status) != 0) return errno;
   StatfsOut out{};
   out.blocks = status.f_blocks;
   out.blocks_free = status.f_bfree;
@@ -219,6 +229,7 @@ int Server::Statfs(Request& request) {
   out.block_size = static_cast<std::uint32_t>(status.f_bsize);
   out.name_length = kMaxName;
   out.fragment_size = static_cast<std::uint32_t>(status.f_frsize);
+  LimitStatfs(out);
   request.reply.Put(out);
   return 0;
 }

@@ -71,6 +71,7 @@ int Server::Mknod(Request& request) {
   const Answer<std::string> name = request.body.TakeName();
   if (!name.has_value()) return name.error();
   if (!HasRoom()) return ENFILE;
+  if (const int error = ReserveFile(); error != 0) return error;
   // A device node would be one of the host's devices, for whoever is on the host.
   const mode_t kind = in.mode & S_IFMT;
   if (S_ISCHR(kind) || S_ISBLK(kind)) return EPERM;
@@ -92,6 +93,7 @@ int Server::Mkdir(Request& request) {
   const Answer<std::string> name = request.body.TakeName();
   if (!name.has_value()) return name.error();
   if (!HasRoom()) return ENFILE;
+  if (const int error = ReserveFile(); error != 0) return error;
   const int fd = (*directory)->fd.get();
   if (::mkdirat(fd, name->c_str(), kFirstMode | S_IXUSR) != 0) return errno;
   const mode_t mode = (in.mode & kModeBits) | S_IFDIR;
@@ -110,6 +112,7 @@ int Server::Symlink(Request& request) {
   const std::optional<std::string> target = request.body.TakeText(kMaxLinkTarget);
   if (!target.has_value()) return EINVAL;
   if (!HasRoom()) return ENFILE;
+  if (const int error = ReserveFile(); error != 0) return error;
   const int fd = (*directory)->fd.get();
   if (::symlinkat(target->c_str(), fd, name->c_str()) != 0) return errno;
   if (const int error = Adopt(fd, *name, request.header, S_IFLNK); error != 0) {
@@ -140,6 +143,7 @@ int Server::Link(Request& request) {
 }
 
 int Server::Unlink(Request& request) {
+  usage_.changed = true;
   const Answer<Node*> directory = FindDirectory(request.header.nodeid);
   if (!directory.has_value()) return directory.error();
   const Answer<std::string> name = request.body.TakeName();
@@ -148,6 +152,7 @@ int Server::Unlink(Request& request) {
 }
 
 int Server::Rmdir(Request& request) {
+  usage_.changed = true;
   const Answer<Node*> directory = FindDirectory(request.header.nodeid);
   if (!directory.has_value()) return directory.error();
   const Answer<std::string> name = request.body.TakeName();
@@ -156,6 +161,7 @@ int Server::Rmdir(Request& request) {
 }
 
 int Server::RenameTo(Request& request, std::uint64_t new_directory, std::uint32_t flags) {
+  usage_.changed = true;
   // Without RENAME_WHITEOUT, which makes a device node.
   if ((flags & ~static_cast<std::uint32_t>(RENAME_NOREPLACE | RENAME_EXCHANGE)) != 0) {
     return EINVAL;
@@ -198,10 +204,13 @@ int Server::Create(Request& request) {
   // open()): one of mode 0444 is written to through it.
   constexpr int kFlags = O_RDWR | O_CREAT | O_EXCL | O_NONBLOCK | O_NOCTTY;
   Answer<UniqueFd> file = OpenBelow(fd, name->c_str(), kFlags | StatusFlags(in.flags), kFirstMode);
+  if ((in.flags & O_TRUNC) != 0) usage_.changed = true;
   const bool made = file.has_value();
   if (made) {
     const mode_t mode = (in.mode & kModeBits) | S_IFREG;
-    if (const int error = Adopt(fd, *name, request.header, mode); error != 0) {
+    int error = ReserveFile();
+    if (error == 0) error = Adopt(fd, *name, request.header, mode);
+    if (error != 0) {
       ::unlinkat(fd, name->c_str(), 0);
       return error;
     }

@@ -54,6 +54,7 @@ int Server::Setxattr(Request& request) {
   if (in.size > kMaxXattr) return E2BIG;
   if (in.size != request.body.size()) return EINVAL;
   if ((in.flags & ~static_cast<std::uint32_t>(XATTR_CREATE | XATTR_REPLACE)) != 0) return EINVAL;
+  if (const int error = Reserve(in.size); error != 0) return error;
   const auto value = request.body.TakeBytes(in.size);
   const int result = ::setxattr(ProcPath(node->fd.get()).c_str(), name->c_str(), value.data(),
                                 value.size(), static_cast<int>(in.flags));
