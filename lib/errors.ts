@@ -71,6 +71,7 @@ export const errorTable = {
   ERR_FACTORY_CLOSED: 'SandboxError',
   ERR_SANDBOX_STOPPED: 'SandboxError',
   ERR_PATCH_FAILED: 'SandboxError',
+  ERR_MOUNT_FAILED: 'SandboxError',
   ERR_BOOT_FAILED: 'SandboxError',
   ERR_BOOT_TIMEOUT: 'SandboxError',
 
@@ -109,6 +110,10 @@ export const errorTable = {
   ERR_REGISTRY_RATE_LIMIT: 'ImageError',
   ERR_REGISTRY_PROTOCOL: 'ImageError',
   ERR_REGISTRY_CREDENTIALS: 'ImageError',
+
+  ERR_VOLUME_NOT_FOUND: 'VolumeError',
+  ERR_VOLUME_EXISTS: 'VolumeError',
+  ERR_VOLUME_IN_USE: 'VolumeError',
 
   ERR_NEED_SANDBOX_ID: 'VirtcontainersError',
   ERR_NEED_CONTAINER_ID: 'VirtcontainersError',
@@ -290,6 +295,11 @@ export class ImageError extends EmbervmError {
   declare readonly code: CodeOf<'ImageError'>;
 }
 
+/** A volume is not there, or somebody uses it. */
+export class VolumeError extends EmbervmError {
+  declare readonly code: CodeOf<'VolumeError'>;
+}
+
 /** A sandbox or container of `embervm/virtcontainers` is not there, or not in the right state. */
 export class VirtcontainersError extends EmbervmError {
   declare readonly code: CodeOf<'VirtcontainersError'>;
@@ -322,6 +332,7 @@ const classes: Readonly<Record<ErrorClassName, ErrorClass>> = {
   ExecError,
   FileError,
   ImageError,
+  VolumeError,
   VirtcontainersError,
   RpcError,
 };

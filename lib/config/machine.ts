@@ -266,6 +266,8 @@ export function parseAttachedDrive(input: unknown): ResolvedAttachedDrive {
   return parseConfig(attachedDrive, input, 'invalid drive');
 }
 
+export { parseSharedDir } from './shared-dirs.js';
+
 /** A number of CPUs to have on line, of at most `max`. */
 export function parseVcpuTarget(input: unknown, max: number): number {
   const { vcpus } = parseConfig(vcpuTarget, { vcpus: input }, 'invalid number of CPUs');

@@ -26,6 +26,7 @@ import {
 import { type InitOption, init, type ResolvedInit } from './init.js';
 import { type LogLevel, logLevel } from './logs.js';
 import { kernelArgument } from './machine.js';
+import { type Mount, mounts, type ResolvedMount } from './mounts.js';
 import { parseConfig } from './parse.js';
 import { type Patch, patches } from './patches.js';
 import { type RegistryOptions, registryOptions } from './registry.js';
@@ -71,6 +72,8 @@ export type BootStage =
   /** A warm start. */
   | 'restore'
   | 'agent'
+  /** Of a sandbox that has some. */
+  | 'mounts'
   | 'init';
 
 export interface SandboxOptions {
@@ -95,6 +98,11 @@ export interface SandboxOptions {
   entrypoint?: string[] | undefined;
   /** Changes to its root, made in their order before anything runs in it; only once. */
   patches?: Patch[] | undefined;
+  /**
+   * What is mounted inside its root, by the absolute paths there; made where they are missing.
+   * Mounted before anything runs in it, and again each time it starts.
+   */
+  mounts?: Record<string, Mount> | undefined;
   /**
    * Go on from the snapshot of this name: with its memory at once, where it has memory, else by a
    * boot with its disk. What it was created with is inherited; what a machine cannot change is
@@ -193,6 +201,8 @@ export interface ResolvedSandboxOptions {
   pullPolicy: PullPolicy;
   registryAuth?: RegistryAuth | undefined;
   patches: Patch[];
+  /** What is above comes first. */
+  mounts: ResolvedMount[];
   registry?: RegistryOptions | undefined;
   entrypoint?: string[] | undefined;
   snapshot?: string | undefined;
@@ -360,7 +370,7 @@ const fields = z.strictObject({
     ._default(z.record(scriptName, cleanText), {})
     .check(z.describe('programs on the PATH of every command')),
   patches: z._default(patches, []).check(z.describe('changes to the root of a new sandbox')),
-  mounts: notBuilt('mounts'),
+  mounts: z._default(mounts, []).check(z.describe('what is mounted inside the root')),
   logLevel: z._default(logLevel, 'info').check(z.describe('what is logged about the sandbox')),
   quietLogs: z._default(z.boolean(), false).check(z.describe('log nothing')),
   pullPolicy: z._default(pullPolicy, 'if-missing').check(z.describe('when an image is pulled')),

@@ -2,6 +2,7 @@
 import type { Writable } from 'node:stream';
 import { ConfigError } from '../errors.js';
 import { abortSignal, hostPath, sandboxName } from './common.js';
+import { memoryMounts } from './mounts.js';
 import { parseConfig } from './parse.js';
 import {
   labels,
@@ -216,6 +217,8 @@ export function inheritOptions(
   const given = Object.fromEntries(Object.entries(own).filter(([, value]) => value !== undefined));
   const merged: SandboxOptions = { ...pick(origin, INHERITED), ...given };
   if (origin.env !== undefined) merged.env = { ...origin.env, ...own.env };
+  const mounts = { ...memoryMounts(origin.mounts), ...own.mounts };
+  if (Object.keys(mounts).length > 0) merged.mounts = mounts;
   if (origin.scripts !== undefined) merged.scripts = { ...origin.scripts, ...own.scripts };
   return merged;
 }

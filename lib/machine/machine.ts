@@ -10,6 +10,7 @@ import type {
   SnapshotOptions,
   StopOptions,
 } from '../config/machine.js';
+import type { ResolvedSharedDir, SharedDirConfig } from '../config/shared-dirs.js';
 import { abortedError, ConfigError, fromNative, MachineError } from '../errors.js';
 import { loadBinding } from '../native/binding.js';
 import type {
@@ -18,6 +19,7 @@ import type {
   NativeMachine,
   NativeMachineConfig,
   NativeRestoreConfig,
+  NativeSharedDir,
 } from '../native/types.js';
 import { adoptStream, discardStream } from './stream.js';
 import type {
@@ -179,6 +181,17 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
     this.#require('attach a drive to', 'running', 'paused', 'created');
     const { slot, address } = await call(() => this.#native.attachDrive(drive));
     return { id: drive.id, slot, address };
+  }
+
+  /**
+   * Puts a directory of the host into a free one of the `hotplugSlots`: what {@link attachDrive}
+   * says of the driver holds. Its tag is its id. A machine that has one cannot be saved.
+   */
+  async attachSharedDir(config: SharedDirConfig): Promise<DeviceHandle> {
+    const dir = this.#config.parseSharedDir(config);
+    this.#require('attach a shared directory to', 'running', 'paused', 'created');
+    const { slot, address } = await call(() => this.#native.attachSharedDir(toNativeDir(dir)));
+    return { id: dir.tag, slot, address };
   }
 
   /** Takes a device out again and closes its file. The guest must have unbound its driver. */
@@ -417,16 +430,20 @@ function toNative(config: ResolvedMachineConfig): NativeMachineConfig {
     vcpus: maxVcpus,
     memoryMib: config.memoryMib,
     drives: config.drives.map((drive, index) => ({ ...drive, id: drive.id ?? `drive${index}` })),
-    sharedDirs: config.sharedDirs.map(({ locks, owner, ...dir }) => ({
-      ...dir,
-      hostLocks: locks === 'host',
-      owner: owner === 'host' ? undefined : owner,
-    })),
+    sharedDirs: config.sharedDirs.map(toNativeDir),
     hotplugSlots: config.hotplugSlots,
     vsockCid: config.vsock?.cid,
     rng: config.rng,
     console: config.console === 'capture',
     consoleBytes: config.consoleBytes,
+  };
+}
+
+function toNativeDir({ locks, owner, ...dir }: ResolvedSharedDir): NativeSharedDir {
+  return {
+    ...dir,
+    hostLocks: locks === 'host',
+    owner: owner === 'host' ? undefined : owner,
   };
 }
 

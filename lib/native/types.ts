@@ -23,6 +23,9 @@ export interface NativeSharedDir {
   /** What the guest mounts, at most 36 bytes. */
   tag: string;
   path: string;
+  singleFile: boolean;
+  /** 0: none. */
+  quotaBytes: number;
   readOnly: boolean;
   cache: 'none' | 'auto' | 'always';
   writeback: boolean;
@@ -173,6 +176,8 @@ export interface NativeMachine {
   close(): Promise<void>;
   /** Puts a drive into a free hotplug slot; the guest binds a driver to it. */
   attachDrive(drive: NativeDriveConfig): Promise<NativePluggedDevice>;
+  /** The same with a directory of the host, whose tag is its id. */
+  attachSharedDir(dir: NativeSharedDir): Promise<NativePluggedDevice>;
   /** Takes the device of this id out of its slot; the guest must have unbound it. */
   detach(id: string): Promise<void>;
   /** Of a running or paused machine, which stays what it is. */

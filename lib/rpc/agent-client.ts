@@ -2,7 +2,7 @@
 
 import { constants } from 'node:os';
 import type { Duplex } from 'node:stream';
-import { MachineError, type RpcError } from '../errors.js';
+import { MachineError, type RpcError, SandboxError } from '../errors.js';
 import { type CallOptions, TtrpcClient } from './client.js';
 import { decode, encode } from './codec.js';
 import { FILES_SERVICE } from './files-client.js';
@@ -14,6 +14,8 @@ import {
   GetMemoryRequest,
   GetMemoryResponse,
   type Mount,
+  MountInRootRequest,
+  MountInRootResponse,
   PowerOffRequest,
   ResizeRequest,
   ResizeResponse,
@@ -65,6 +67,24 @@ export interface RootSetUp {
   hostname: string;
   /** No set-user-ID programs and no device files on the root. */
   restricted: boolean;
+}
+
+/** What {@link AgentClient.mount} mounts: by a tag, the path of a device, or a size in memory. */
+export type MountSource =
+  /** With a path, only the file or directory below it. */
+  | { share: string; path?: string }
+  /** Without `fstype`: ext4 or EROFS. `grow`: the file system, to the size of its disk. */
+  | { disk: string; fstype?: string | undefined; grow?: boolean | undefined }
+  | { tmpfs: { sizeBytes?: number | undefined; mode?: number | undefined } };
+
+export interface MountInRoot {
+  /** Inside the root, absolute. What is missing of it is made. */
+  target: string;
+  source: MountSource;
+  readOnly: boolean;
+  noExec: boolean;
+  noSuid: boolean;
+  noDev: boolean;
 }
 
 /** What makes a machine that goes on from a snapshot differ from others that do. */
@@ -146,6 +166,20 @@ export class AgentClient {
     requireHotplugged(decode(UnbindSlotResponse, bytes, WHAT), 'ERR_DEVICE_IN_USE', { slot });
   }
 
+  /** Mounts inside the root; `errno` of ERR_MOUNT_FAILED says why not. */
+  async mount({ source, ...rest }: MountInRoot, options?: CallOptions): Promise<void> {
+    const request = encode(MountInRootRequest, { ...rest, source: toSource(source) });
+    const bytes = await this.#client.call(AGENT_SERVICE, 'MountInRoot', request, options);
+    const { errno: number, message } = decode(MountInRootResponse, bytes, WHAT);
+    if (number === 0) return;
+    const { target } = rest;
+    throw new SandboxError(
+      'ERR_MOUNT_FAILED',
+      `nothing was mounted at ${target}: the guest answered ${message}`,
+      { errno: nameOf(number), context: { target } },
+    );
+  }
+
   /** Brings CPUs on line or off until the first `count` are on. */
   async setOnlineCpus(count: number, options?: CallOptions): Promise<void> {
     const request = encode(SetOnlineCpusRequest, { count });
@@ -199,9 +233,25 @@ function requireHotplugged(
   context: Record<string, number>,
 ): void {
   if (response.errno === 0) return;
-  const errno = Object.entries(constants.errno).find(([, n]) => n === response.errno)?.[0];
+  const errno = nameOf(response.errno);
   const code = errno === 'EBUSY' ? whenBusy : 'ERR_GUEST_HOTPLUG';
   throw new MachineError(code, `the guest could not: ${response.message}`, { errno, context });
+}
+
+function nameOf(errno: number): string | undefined {
+  return Object.entries(constants.errno).find(([, number]) => number === errno)?.[0];
+}
+
+function toSource(source: MountSource): NonNullable<MountInRootRequest['source']> {
+  if ('share' in source) {
+    return { $case: 'share', value: { tag: source.share, path: source.path ?? '' } };
+  }
+  if ('disk' in source) {
+    const { disk: device, fstype = '', grow = false } = source;
+    return { $case: 'disk', value: { device, fstype, grow } };
+  }
+  const { sizeBytes = 0, mode = 0 } = source.tmpfs;
+  return { $case: 'tmpfs', value: { sizeBytes: BigInt(sizeBytes), mode } };
 }
 
 function toMount({ source, fstype, data = '', readOnly = false }: GuestMount): Mount {

@@ -10,6 +10,7 @@ import type { StateWriter } from '../state/state-writer.js';
 import { SandboxCore } from './core.js';
 import { SandboxFiles } from './files.js';
 import { INIT_EXEC_ID, type InitProcess, startInit } from './init.js';
+import type { SandboxMounts } from './mounts.js';
 import { installScripts } from './scripts.js';
 import type { BootReport } from './types.js';
 import type { BootAssets } from './vm/boot-assets.js';
@@ -32,6 +33,10 @@ export interface BootPlace {
   image: ImagePin | undefined;
   /** `undefined`: nothing is logged. */
   logs: LogWriter | undefined;
+  /** `undefined`: it has none. */
+  mounts?: SandboxMounts | undefined;
+  /** Paths at which its memory has one already. */
+  mounted?: ReadonlySet<string> | undefined;
 }
 
 interface WatchedVm extends Vm {
@@ -75,7 +80,7 @@ export class Boot {
   async run(
     factory: VmFactory,
     recorded: Promise<void>,
-    onReleased: () => void,
+    onReleased: () => Promise<void>,
   ): Promise<SandboxCore> {
     const vm = await this.#vmOf(factory);
     await vm.watch.during(this.#prepareRoot(vm));
@@ -103,14 +108,14 @@ export class Boot {
 
   async #vmOf(factory: VmFactory): Promise<WatchedVm> {
     const vm = await factory.newVm(this.#request);
-    const watch = this.#request.watchOf(vm?.machine);
-    if (watch === undefined) {
+    if (this.#request.watchOf(vm?.machine) === undefined) {
       throw new ConfigError(
         'ERR_INVALID_CONFIG',
         'vmFactory: newVm() has to return what a built-in factory made of the same request',
       );
     }
-    return { ...vm, watch };
+    // What limits a start from a template is over: what follows takes as long as it takes.
+    return { ...vm, watch: this.#request.attach(vm.machine) };
   }
 
   /** Part of the root's set-up: a full disk is a failure of that stage. */
@@ -124,6 +129,12 @@ export class Boot {
     if (patches.length > 0) {
       const { applyPatches } = await import('./patches.js');
       await applyPatches(files, patches, signal);
+    }
+    const { mounts, mounted = new Set() } = this.#place;
+    const restricted = this.#options.securityProfile === 'restricted';
+    if (mounts !== undefined) {
+      this.#clock.begin('mounts');
+      await mounts.mount(machine, agent, { restricted, there: mounted });
     }
     try {
       await installScripts(files, scripts);

@@ -33,6 +33,7 @@ import { SandboxFiles } from './files.js';
 import { Lifecycle, type LifecycleParts } from './lifecycle.js';
 import { type LogSourceOf, readLogs, streamLogs } from './logs.js';
 import { metricsStream, sampleMetrics } from './metrics.js';
+import type { SandboxMounts } from './mounts.js';
 import { Saving } from './saving.js';
 import { withScripts } from './scripts.js';
 import { streamedTerminal, TERMINAL_ENV, TerminalHost } from './terminal-host.js';
@@ -51,6 +52,8 @@ export interface SandboxParts extends Omit<LifecycleParts, 'limits'> {
   /** What the machine was made of. */
   assets: BootAssets;
   image: ImagePin | undefined;
+  /** `undefined`: it has none. */
+  mounts?: SandboxMounts | undefined;
 }
 
 function guestOf({ guest }: BootReport): TemplateGuest {
@@ -94,6 +97,7 @@ export class SandboxCore implements ExecHost {
       diskPath: parts.diskPath,
       guest: guestOf(parts.bootReport),
       hasInit: parts.init !== undefined,
+      hasMounts: parts.mounts?.hasDevices ?? false,
       base: parts.assets.base,
       image: parts.image,
       options: async () => (await parts.directory.records.config(parts.name))?.options ?? {},

@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { withAbsolutePath } from '../config/image.js';
+import { memoryMounts, mountPath, withAbsoluteSources } from '../config/mounts.js';
 import {
   parseSandboxName,
   parseSandboxOptions,
@@ -24,6 +25,7 @@ import { openSnapshot } from '../state/snapshots/store.js';
 import { StateWriter } from '../state/state-writer.js';
 import { Boot, type BootPlace } from './boot.js';
 import type { SandboxCore } from './core.js';
+import type { SandboxMounts } from './mounts.js';
 import { notOwner, register, runningHere, unregister, upperPath } from './registry.js';
 import {
   pinRoot,
@@ -97,13 +99,21 @@ async function createFrom(
   const options = parseSandboxOptions(merged);
   const find = (): Promise<SandboxRoot | undefined> => rootAgain(saved.image, options.image);
   const root = await find();
-  return create(savedFactory(saved), options, merged, clock, { root, find });
+  const before = saved.kind === 'memory' ? memoryMounts(saved.options.mounts) : {};
+  const mounted = new Set(
+    Object.keys(before).flatMap((path) =>
+      input.mounts?.[path] === undefined ? [mountPath(path)] : [],
+    ),
+  );
+  return create(savedFactory(saved), options, merged, clock, { root, find, mounted });
 }
 
 /** A root, and how it is found again where somebody removes it before the sandbox holds it. */
 interface ChosenRoot {
   root: SandboxRoot | undefined;
   find: () => Promise<SandboxRoot | undefined>;
+  /** Paths at which its memory has a mount already. */
+  mounted?: ReadonlySet<string>;
 }
 
 /** `input` is what the options were parsed from. */
@@ -120,10 +130,14 @@ async function create(
 
   clock.begin('assets');
   const found = await findBootAssets(options.kernel.path, chosen?.root?.base);
+  if (options.replaceMs !== undefined) await makeWay(name, options.replaceMs);
+  const mounts = await prepareMounts(options, name);
 
   clock.begin('disk');
-  if (options.replaceMs !== undefined) await makeWay(name, options.replaceMs);
-  const directory = await SandboxDir.claim(name);
+  const directory = await SandboxDir.claim(name).catch(async (error: unknown) => {
+    await mounts?.release();
+    throw error;
+  });
   let recorded = Promise.resolve();
   try {
     const root = chosen && (await pinRoot(directory.path, chosen.root, chosen.find));
@@ -141,9 +155,14 @@ async function create(
     // On disk long before the guest is ready, and nobody has to wait for it.
     recorded = record(directory, state, config);
     recorded.catch(() => {});
-    const place = placeOf(config, directory, state, options, root);
+    const place = {
+      ...placeOf(config, directory, state, options, root),
+      mounts,
+      mounted: chosen?.mounted,
+    };
     return await boot(factory, options, clock, assets, place, recorded);
   } catch (error) {
+    await mounts?.release();
     await recorded.catch(() => {});
     await directory.remove().catch(() => {});
     throw error;
@@ -169,6 +188,7 @@ export async function startSandbox(nameInput: unknown, input: unknown): Promise<
   await runningHere(name);
   const directory = await SandboxDir.open(name);
   let state: StateWriter | undefined;
+  let mounts: SandboxMounts | undefined;
   try {
     const config = await directory.records.config(name);
     if (config === undefined) throw notFound(name);
@@ -180,11 +200,13 @@ export async function startSandbox(nameInput: unknown, input: unknown): Promise<
     const root = await rootIn(directory.path, options.image);
     const assets = await findBootAssets(options.kernel.path, root?.base);
 
+    mounts = await prepareMounts(options, name);
+
     const grow = previous?.firstReadyAt == null;
     await requireDisk(upperPath(directory.path));
     state = new StateWriter(directory.records, name, previous);
     state.set('starting');
-    const place = placeOf(config, directory, state, options, root);
+    const place = { ...placeOf(config, directory, state, options, root), mounts };
     return await boot(
       diskFactory({ grow }, options.warmStart ?? 'auto'),
       options,
@@ -194,10 +216,21 @@ export async function startSandbox(nameInput: unknown, input: unknown): Promise<
       state.flush(),
     );
   } catch (error) {
+    await mounts?.release();
     if (state !== undefined) await settle(state, name, error);
     await directory.release();
     throw error;
   }
+}
+
+/** What a mount is of may be missing: better to know before anything boots. */
+async function prepareMounts(
+  { mounts }: ResolvedSandboxOptions,
+  name: string,
+): Promise<SandboxMounts | undefined> {
+  if (mounts.length === 0) return undefined;
+  const module = await import('./mounts.js');
+  return module.SandboxMounts.prepare(mounts, name);
 }
 
 function factoryOf({ vmFactory, warmStart }: ResolvedSandboxOptions): VmFactory {
@@ -229,7 +262,10 @@ async function boot(
   const { path } = place.directory;
   const attempt = new Boot(options, clock, assets, place);
   try {
-    const core = await attempt.run(factory, recorded, () => unregister(path));
+    const core = await attempt.run(factory, recorded, async () => {
+      unregister(path);
+      await place.mounts?.release();
+    });
     register(path, core);
     return core;
   } catch (error) {
@@ -305,10 +341,11 @@ async function requireDisk(path: string): Promise<void> {
 
 /** The process that starts it again may have another working directory. */
 function withAbsolutePaths(options: SandboxOptions): SandboxOptions {
-  const { kernel, image } = options;
+  const { kernel, image, mounts } = options;
   return {
     ...options,
     ...(kernel?.path === undefined ? {} : { kernel: { ...kernel, path: resolve(kernel.path) } }),
     ...(image === undefined ? {} : { image: withAbsolutePath(image) }),
+    ...(mounts === undefined ? {} : { mounts: withAbsoluteSources(mounts) }),
   };
 }

@@ -33,7 +33,7 @@ export interface LifecycleParts {
     idleTimeoutMs?: number | undefined;
   };
   /** Called when everything is gone, before anybody hears of it. */
-  onReleased: () => void;
+  onReleased: () => Promise<void>;
 }
 
 export class Lifecycle {
@@ -309,7 +309,7 @@ export class Lifecycle {
       if (limits.ephemeral) await directory.remove();
     } finally {
       await directory.release();
-      onReleased();
+      await onReleased();
     }
     return result;
   }

@@ -22,6 +22,8 @@ export interface SavingParts {
   diskPath: string;
   guest: TemplateGuest;
   hasInit: boolean;
+  /** It mounts something of the host. */
+  hasMounts: boolean;
   /** The read-only part of its root, and the image that it is of. */
   base: string;
   image: ImagePin | undefined;
@@ -49,6 +51,7 @@ export class Saving {
   async snapshot(options: ResolvedSaveOptions): Promise<StoredSnapshot> {
     const { name: source } = this.#parts;
     this.#requireNoInit('snapshot');
+    this.#requireNoMounts('snapshot');
     if (this.#busy) {
       throw new MachineError(
         'ERR_SNAPSHOT_BUSY',
@@ -67,6 +70,7 @@ export class Saving {
   /** The caller calls `release` when the copy runs, or will not. */
   async forkPoint(): Promise<{ saved: SavedSandbox; release: () => Promise<void> }> {
     this.#requireNoInit('fork');
+    this.#requireNoMounts('fork');
     this.#next ??= this.#beginForkPoint();
     const point = this.#next;
     point.users += 1;
@@ -141,6 +145,17 @@ export class Saving {
   async #save(machine: string, disk: string, durable: boolean): Promise<void> {
     await this.#parts.machine.snapshot(machine, { kind: 'diff' });
     await copyDisk(this.#parts.diskPath, disk, { durable });
+  }
+
+  /** A copy would go on with files of this host, which its memory believes to be as they were. */
+  #requireNoMounts(what: 'snapshot' | 'fork'): void {
+    if (!this.#parts.hasMounts) return;
+    throw new MachineError(
+      'ERR_SNAPSHOT_UNSUPPORTED',
+      `a ${what} of a running sandbox that mounts directories, volumes or disks is not possible. ` +
+        'Stop it, and take a snapshot of its disk',
+      { context: { name: this.#parts.name, option: 'mounts' } },
+    );
   }
 
   /** Its end would go unnoticed: what reports it is a stream, and these do not survive. */

@@ -65,29 +65,34 @@ static int device_size(const char* device, uint64_t* size, struct text* reason) 
   return error;
 }
 
-int grow_to_device(const char* device, const char* target, struct text* reason) {
+int grow_opened(const char* device, int fd, const char* shown, struct text* reason) {
   uint64_t size;
   int error = device_size(device, &size, reason);
   if (error != 0) {
     return error;
   }
-  const int fd = open(target, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) {
-    error = errno;
-    text_failure(reason, "open", target, error);
-    return error;
-  }
   struct statfs status;
   if (fstatfs(fd, &status) < 0) {
     error = errno;
-    text_failure(reason, "fstatfs", target, error);
-  } else {
-    const uint64_t blocks = size / (uint64_t)status.f_bsize;
-    if (ioctl(fd, EXT4_IOC_RESIZE_FS, &blocks) < 0) {
-      error = errno;
-      text_failure(reason, "ioctl EXT4_IOC_RESIZE_FS", target, error);
-    }
+    text_failure(reason, "fstatfs", shown, error);
+    return error;
   }
+  const uint64_t blocks = size / (uint64_t)status.f_bsize;
+  if (ioctl(fd, EXT4_IOC_RESIZE_FS, &blocks) < 0) {
+    error = errno;
+    text_failure(reason, "ioctl EXT4_IOC_RESIZE_FS", shown, error);
+  }
+  return error;
+}
+
+int grow_to_device(const char* device, const char* target, struct text* reason) {
+  const int fd = open(target, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) {
+    const int error = errno;
+    text_failure(reason, "open", target, error);
+    return error;
+  }
+  const int error = grow_opened(device, fd, target, reason);
   close(fd);
   return error;
 }

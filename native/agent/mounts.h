@@ -24,5 +24,7 @@ int make_directory(const char* path, unsigned mode, struct text* reason);
 
 // Grows the mounted ext4 at `target` to the size of its block device.
 int grow_to_device(const char* device, const char* target, struct text* reason);
+// The same of an open directory of it; `shown` is for the reason.
+int grow_opened(const char* device, int fd, const char* shown, struct text* reason);
 
 #endif  // EMBERVM_AGENT_MOUNTS_H_

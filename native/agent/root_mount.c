@@ -11,6 +11,7 @@
 
 #include "files_at.h"
 #include "inroot.h"
+#include "mounts.h"
 #include "root.h"
 
 // Where a share is mounted for the moment in which a part of it is taken; the
@@ -222,6 +223,16 @@ static int attach(int mount, const char* target, struct file_error* error) {
   return 0;
 }
 
+static int grow(int mount, const char* device, struct text* reason) {
+  FILE_SCOPED int top = openat(mount, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (top < 0) {
+    const int error = errno;
+    text_failure(reason, "open", device, error);
+    return error;
+  }
+  return grow_opened(device, top, device, reason);
+}
+
 int root_mount(const MountInRootRequest* request, struct text* reason) {
   FILE_SCOPED int mount = -1;
   switch (request->source_case) {
@@ -239,6 +250,12 @@ int root_mount(const MountInRootRequest* request, struct text* reason) {
     const int error = errno;
     text_failure(reason, "mount", request->target, error);
     return error;
+  }
+  if (request->source_case == SOURCE(DISK) && request->disk->grow && !request->read_only) {
+    const int failed = grow(mount, request->disk->device, reason);
+    if (failed != 0) {
+      return failed;
+    }
   }
   struct file_error error;
   if (attach(mount, request->target, &error) < 0) {

@@ -81,6 +81,19 @@ Result<PluggedDevice> Attach(Machine& machine, const char* id, const std::string
   return Attach(machine, {.id = id, .path = path, .read_only = false});
 }
 
+Result<PluggedDevice> AttachDirectory(Machine& machine, const char* tag, const std::string& path) {
+  devices::FsOptions options;
+  options.tag = tag;
+  options.path = path;
+  const auto promise = std::make_shared<std::promise<Result<PluggedDevice>>>();
+  auto future = promise->get_future();
+  machine.AttachSharedDir(std::move(options), [promise](Result<PluggedDevice> result) {
+    promise->set_value(std::move(result));
+  });
+  REQUIRE(future.wait_for(kPatience) == std::future_status::ready);
+  return future.get();
+}
+
 Result<> Detach(Machine& machine, const char* id) {
   return Await([&](Machine::Callback done) { machine.Detach(id, std::move(done)); });
 }
@@ -146,6 +159,44 @@ TEST_CASE("a guest sees a drive come into its slot and leave it") {
   REQUIRE(Attach(*machine, "data", disk.path()).has_value());
   REQUIRE(Resume(*machine).has_value());
   CHECK(Printed(*machine, '2'));
+  Close(machine);
+  CHECK(CountEntries("/proc/self/fd") == descriptors);
+}
+
+TEST_CASE("a guest sees a shared directory come into its slot and leave it") {
+  if (!HaveKvm()) return;
+  const TinyKernel kernel(kPrintId);
+  const TempFile disk(kDiskBytes);
+  const TempDirectory directory;
+  const TempDirectory saved;
+  const std::size_t descriptors = CountEntries("/proc/self/fd");
+  Recorder recorder;
+  auto machine = Create(WithSlots(kernel, 2), recorder);
+  REQUIRE(Start(*machine).has_value());
+  CHECK(CodeOf(AttachDirectory(*machine, "work", directory.path() + "/none")) ==
+        "ERR_SHARED_DIR_NOT_FOUND");
+  CHECK(CodeOf(AttachDirectory(*machine, "work", disk.path())) == "ERR_SHARED_DIR_INVALID");
+  for (int round = 0; round < 3; ++round) {
+    const auto attached = AttachDirectory(*machine, "work", directory.path());
+    if (!attached.has_value()) FAIL(attached.error().message());
+    CHECK(attached->address == kSlotAddress);
+    // 26, the device's number, as a digit beyond '9'.
+    CHECK(Printed(*machine, '0' + 26));
+    CHECK(machine->Stats().shared_dirs.size() == 1);
+    CHECK(CodeOf(AttachDirectory(*machine, "work", directory.path())) == "ERR_DEVICE_EXISTS");
+    // Both kinds share the slots.
+    const auto drive = Attach(*machine, "data", disk.path());
+    REQUIRE(drive.has_value());
+    CHECK(drive->index == attached->index + 1);
+    CHECK(CodeOf(AttachDirectory(*machine, "other", directory.path())) == "ERR_NO_FREE_SLOT");
+    CHECK(CodeOf(Save(*machine, saved.path() + "/machine")) == "ERR_SNAPSHOT_UNSUPPORTED");
+    REQUIRE(Detach(*machine, "work").has_value());
+    CHECK(Printed(*machine, '0'));
+    CHECK(machine->Stats().shared_dirs.empty());
+    REQUIRE(Detach(*machine, "data").has_value());
+  }
+  CHECK(CodeOf(Detach(*machine, "work")) == "ERR_DEVICE_NOT_FOUND");
+  REQUIRE(Save(*machine, saved.path() + "/machine").has_value());
   Close(machine);
   CHECK(CountEntries("/proc/self/fd") == descriptors);
 }

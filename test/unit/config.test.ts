@@ -15,6 +15,7 @@ describe('defaults', () => {
     expect(parseSandboxOptions(undefined)).toEqual({
       cpus: 1,
       memoryMib: 512,
+      mounts: [],
       patches: [],
       pullPolicy: 'if-missing',
       env: {},
@@ -173,7 +174,6 @@ describe('what is not built yet', () => {
   test.each([
     ['maxCpus', 4],
     ['maxMemoryMib', 4096],
-    ['mounts', {}],
     ['detached', true],
     ['network', { mode: 'nat' }],
   ])('the sandbox option %s is refused by name', (option, value) => {

@@ -160,6 +160,8 @@ export interface DiskSource {
   device: string;
   /** Empty: whichever of ext4 and erofs it is. */
   fstype: string;
+  /** Grow an ext4 to the size of its device, unless it is mounted read-only. */
+  grow: boolean;
 }
 
 export interface TmpfsSource {
@@ -1358,7 +1360,7 @@ export const ShareSource: MessageFns<ShareSource> = {
 };
 
 function createBaseDiskSource(): DiskSource {
-  return { device: "", fstype: "" };
+  return { device: "", fstype: "", grow: false };
 }
 
 export const DiskSource: MessageFns<DiskSource> = {
@@ -1368,6 +1370,9 @@ export const DiskSource: MessageFns<DiskSource> = {
     }
     if (message.fstype !== "") {
       writer.uint32(18).string(message.fstype);
+    }
+    if (message.grow !== false) {
+      writer.uint32(24).bool(message.grow);
     }
     return writer;
   },
@@ -1399,6 +1404,14 @@ export const DiskSource: MessageFns<DiskSource> = {
             }
 
             message.fstype = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.grow = reader.bool();
             continue;
           }
         }

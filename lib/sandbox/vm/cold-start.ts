@@ -11,6 +11,9 @@ import type { TemplateKind } from './template-key.js';
 import type { Vm } from './vm-factory.js';
 import type { VmRequest } from './vm-request.js';
 
+/** For what a sandbox mounts, which is not known when a template is made. */
+const HOTPLUG_SLOTS = 8;
+
 export interface ColdStartOptions {
   /** Makes the writable disk at the request's path, or finds it there. */
   disk: (request: VmRequest) => Promise<UpperDisk>;
@@ -66,6 +69,7 @@ function createMachine({ config, assets, diskPath, signal }: VmRequest): Promise
         { id: 'upper', path: diskPath },
       ],
       vsock: { cid: GUEST_CID },
+      hotplugSlots: HOTPLUG_SLOTS,
     },
     { signal },
   );

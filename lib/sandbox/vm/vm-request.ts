@@ -68,6 +68,7 @@ export class VmRequest {
   attach(machine: Machine, limitMs: number = Number.POSITIVE_INFINITY): BootWatch {
     const { bootTimeoutMs, signal } = this.#limits;
     const limits = { bootTimeoutMs: Math.min(bootTimeoutMs, limitMs), signal };
+    this.#watch?.[Symbol.dispose]();
     this.#machine = machine;
     this.#watch = new BootWatch(this.#name, this.clock, machine, limits);
     return this.#watch;

@@ -71,7 +71,8 @@ int Server::Reserve(std::uint64_t bytes) {
   const auto fits = [&] {
     return bytes <= options_.quota_bytes && usage_.bytes <= options_.quota_bytes - bytes;
   };
-  if (!fits() && (usage_.changed || usage_.added > 0) && MayMeasure()) MeasureUsage();
+  // Others may have removed something, too.
+  if (!fits() && MayMeasure()) MeasureUsage();
   // As a directory with a project quota says it.
   if (!fits()) return ENOSPC;
   usage_.bytes += bytes;
