@@ -26,6 +26,7 @@ export type {
 export type { LogLevel, LogOptions, LogSource, LogStreamOptions } from './config/logs.js';
 export type { StopOptions } from './config/machine.js';
 export type { MetricsOptions, MetricsStreamOptions } from './config/metrics.js';
+export type { BindMount, DiskMount, Mount, TmpfsMount, VolumeMount } from './config/mounts.js';
 export type { Patch } from './config/patches.js';
 export type {
   RegistryCredentials,
@@ -49,6 +50,7 @@ export type {
   SaveOptions,
   SnapshotListOptions,
 } from './config/snapshot.js';
+export type { VolumeListOptions, VolumeOptions } from './config/volume.js';
 export {
   ConfigError,
   EmbervmError,
@@ -62,6 +64,7 @@ export {
   MachineError,
   RpcError,
   SandboxError,
+  VolumeError,
 } from './errors.js';
 export { Image, type ImageLayerInfo } from './image/image.js';
 export type { ImageConfig } from './image/store/image-config.js';
@@ -102,3 +105,5 @@ export { createFromCache, createFromTemplate, createNew } from './sandbox/vm-fac
 export type { LogEntry } from './state/logs/entry.js';
 export { type StorageName, setStorage } from './state/storage/choice.js';
 export type { JsonValue, Storage } from './state/storage/storage.js';
+export type { VolumeFileEntry, VolumeFileStat, VolumeFiles } from './volume/files.js';
+export { Volume } from './volume/volume.js';

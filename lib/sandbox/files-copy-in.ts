@@ -4,7 +4,7 @@ import { type FileHandle, lstat, open, opendir, readlink, stat } from 'node:fs/p
 import type { ResolvedFileOptions } from '../config/files.js';
 import { FileError } from '../errors.js';
 import { FileFlag, type FileQuestion, MAX_FILE_MESSAGE } from '../rpc/files-client.js';
-import { hostFileError, specialFileError } from './files-errors.js';
+import { hostFileError, specialFileError } from '../state/file-errors.js';
 import { feedCall } from './files-feed.js';
 import type { FilesPort } from './files-port.js';
 import { CopyTally } from './files-tally.js';

@@ -17,8 +17,8 @@ import {
 } from 'node:fs/promises';
 import { FileError } from '../errors.js';
 import type { FileInfo } from '../rpc/files-client.js';
+import { hostFileError } from '../state/file-errors.js';
 import { join } from './files-entry.js';
-import { hostFileError } from './files-errors.js';
 
 const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY } = constants;
 const PRIVATE_DIRECTORY = 0o700;

@@ -10,7 +10,8 @@ import {
   type FileQuestion,
   type FileStreamMethod,
 } from '../rpc/files-client.js';
-import { type FileOperation, guestFileError } from './files-errors.js';
+import type { FileOperation } from '../state/file-errors.js';
+import { guestFileError } from './files-errors.js';
 
 /** What files need of their sandbox. */
 export interface FilesHost {
