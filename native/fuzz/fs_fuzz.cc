@@ -32,6 +32,7 @@ namespace fs = devices::fs;
 
 constexpr int kMaxMessages = 24;
 constexpr std::uint32_t kMaxOpenFiles = 40;
+constexpr std::uint64_t kQuota = 65536;
 constexpr std::size_t kMaxWords = 12;
 constexpr std::size_t kMaxRaw = 300;
 constexpr std::uint64_t kLastKnown = 12;
@@ -179,6 +180,9 @@ void Run(FuzzedDataProvider& input) {
   options.cache = static_cast<devices::FsCache>(input.ConsumeIntegralInRange(0, 2));
   options.max_open_files = kMaxOpenFiles;
   if (input.ConsumeBool()) options.squash.reset();
+  options.quota_bytes = input.ConsumeBool() ? kQuota : 0;
+  options.single_file = input.ConsumeIntegralInRange(0, 7) == 7;
+  if (options.single_file) options.path = root + "/file";
   const auto server = fs::Server::Open(options).value();
   Session(input, *server).Run();
 
