@@ -130,7 +130,12 @@ async function create(
 
   clock.begin('assets');
   const found = await findBootAssets(options.kernel.path, chosen?.root?.base);
-  if (options.replaceMs !== undefined) await makeWay(name, options.replaceMs);
+  if (options.replaceMs !== undefined) {
+    // What is replaced is not stopped for mounts that cannot be; it may have the volumes itself.
+    const others = options.mounts.filter(({ source }) => source.kind !== 'volume');
+    await prepareMounts({ mounts: others }, name);
+    await makeWay(name, options.replaceMs);
+  }
   const mounts = await prepareMounts(options, name);
 
   clock.begin('disk');
@@ -225,7 +230,7 @@ export async function startSandbox(nameInput: unknown, input: unknown): Promise<
 
 /** What a mount is of may be missing: better to know before anything boots. */
 async function prepareMounts(
-  { mounts }: ResolvedSandboxOptions,
+  { mounts }: Pick<ResolvedSandboxOptions, 'mounts'>,
   name: string,
 ): Promise<SandboxMounts | undefined> {
   if (mounts.length === 0) return undefined;

@@ -66,14 +66,9 @@ function pathOf(name: string): string {
 
 export async function createVolume(options: ResolvedVolumeOptions): Promise<StoredVolume> {
   const { name, kind, quotaMib, sizeMib, labels } = options;
-  const id = randomUUID();
+  const { id, lock } = await claim();
   const staging = join(root(), STAGING + id);
-  const lockPath = join(root(), STAGING_LOCK + id);
-  let lock: FileLock | undefined;
   try {
-    await ensureDirectory(root());
-    await sweep();
-    lock = await FileLock.tryAcquire(lockPath);
     await mkdir(staging, { mode: OWNER_ONLY });
     await mkdir(join(staging, USERS), { mode: OWNER_ONLY });
     if (kind === 'directory') await mkdir(join(staging, DATA), { mode: OWNER_ONLY });
@@ -97,8 +92,24 @@ export async function createVolume(options: ResolvedVolumeOptions): Promise<Stor
     throw cause instanceof HostError ? cause : stateError('make the volume in', staging, cause);
   } finally {
     await rm(staging, { recursive: true, force: true }).catch(() => {});
-    await unlink(lockPath).catch(() => {});
-    await lock?.release();
+    await unlink(join(root(), STAGING_LOCK + id)).catch(() => {});
+    await lock.release();
+  }
+}
+
+/** An id under which nobody sweeps what is made. */
+async function claim(): Promise<{ id: string; lock: FileLock }> {
+  try {
+    await ensureDirectory(root());
+    await sweep();
+    for (;;) {
+      const id = randomUUID();
+      const lock = await FileLock.tryAcquire(join(root(), STAGING_LOCK + id));
+      // One that sweeps may have been quicker.
+      if (lock !== undefined) return { id, lock };
+    }
+  } catch (cause) {
+    throw stateError('make a volume in', root(), cause);
   }
 }
 

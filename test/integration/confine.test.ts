@@ -10,7 +10,9 @@ describeGuest('a restricted sandbox', () => {
   let sandbox: Sandbox;
 
   beforeAll(async () => {
-    sandbox = await Sandbox.create(small({ securityProfile: 'restricted' }));
+    sandbox = await Sandbox.create(
+      small({ securityProfile: 'restricted', mounts: { '/memory': { tmpfs: {} } } }),
+    );
   }, BOOT_TIMEOUT_MS);
 
   afterAll(async () => {
@@ -39,6 +41,11 @@ describeGuest('a restricted sandbox', () => {
     );
     expect(stdout).toMatch(/nosuid,nodev/);
     expect(stdout).toMatch(/y\n$/);
+  });
+
+  test('has mounts without them, too', async () => {
+    const { stdout } = await sandbox.shell('grep " /memory " /proc/self/mounts');
+    expect(stdout).toMatch(/nosuid,nodev/);
   });
 
   test('still lets root do what is its own', async () => {
