@@ -51,14 +51,18 @@ HostCapability Describe(const Kvm& kvm, const Needed& needed) {
 
 }  // namespace
 
+std::uint64_t HostMemoryMib() {
+  const auto pages = static_cast<std::uint64_t>(sysconf(_SC_PHYS_PAGES));
+  const auto page_size = static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
+  constexpr std::uint64_t kBytesPerMib = std::uint64_t{1024} * 1024;
+  return pages * page_size / kBytesPerMib;
+}
+
 HostReport ProbeHost() {
   HostReport report;
   report.kvm = "none";
   report.cpus = static_cast<std::uint32_t>(sysconf(_SC_NPROCESSORS_ONLN));
-  const auto pages = static_cast<std::uint64_t>(sysconf(_SC_PHYS_PAGES));
-  const auto page_size = static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
-  constexpr std::uint64_t kBytesPerMib = std::uint64_t{1024} * 1024;
-  report.memory_mib = pages * page_size / kBytesPerMib;
+  report.memory_mib = HostMemoryMib();
 
   const auto kvm = Kvm::Open();
   HostCapability device{.name = "kvm", .available = kvm.has_value(), .reason = {}, .cure = {}};

@@ -26,6 +26,8 @@ struct HostReport {
   std::vector<HostCapability> capabilities;
 };
 
+std::uint64_t HostMemoryMib();
+
 // Opens /dev/kvm and asks; starts nothing and leaves nothing open.
 HostReport ProbeHost();
 

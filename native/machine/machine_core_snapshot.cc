@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "kvm/cpu_features.h"
 #include "kvm/state.h"
+#include "machine/host_report.h"
 #include "machine/machine_core.h"
 #include "memory/memory_file.h"
 
@@ -130,8 +131,25 @@ Result<SnapshotReport> MachineCore::SaveMemory(SnapshotKind kind, SnapshotWriter
                         .state_bytes = 0};
 }
 
+namespace {
+
+// What is created is bounded by the configuration's own checks; a snapshot says itself how much
+// memory it has, and only the kernel's out-of-memory killer would object when it is used.
+Result<> RequireHostMemory(std::uint64_t memory_mib) {
+  const std::uint64_t host_mib = HostMemoryMib();
+  if (memory_mib <= host_mib) return {};
+  return std::unexpected(Error("ERR_SNAPSHOT_HOST",
+                               "the snapshot's machine has " + std::to_string(memory_mib) +
+                                   " MiB of memory, and this host has " + std::to_string(host_mib))
+                             .With("memoryMib", static_cast<std::int64_t>(memory_mib))
+                             .With("hostMemoryMib", static_cast<std::int64_t>(host_mib)));
+}
+
+}  // namespace
+
 Result<> MachineCore::Restore(const RestoreConfig& restore) {
   EMBERVM_TRY_ASSIGN(OpenedSnapshot opened, OpenSnapshot(restore.directory));
+  EMBERVM_TRY(RequireHostMemory(opened.snapshot.config.memory_mib));
   EMBERVM_TRY(Configure(opened.snapshot, restore));
   EMBERVM_TRY_ASSIGN(kvm_, Kvm::Open());
   EMBERVM_TRY_ASSIGN(GuestMemory memory, GuestMemory::FromFiles(config_.memory_mib * layout::kMiB,

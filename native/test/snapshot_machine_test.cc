@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "machine/host_report.h"
 #include "machine/snapshot_store.h"
 #include "test/kvm_micro_guest.h"
 #include "test/support/machine_fixture.h"
@@ -347,6 +348,32 @@ TEST_CASE("a broken snapshot is refused with its reason and leaves nothing") {
   std::ofstream(state, std::ios::binary) << good;
   CHECK(restore(directory.path()).empty());
   CHECK(CountEntries("/proc/self/fd") == descriptors);
+}
+
+TEST_CASE("a machine with more memory than the host has is not restored") {
+  if (!HaveKvm()) return;
+  const TempDirectory directory;
+  const TinyKernel kernel(kLetters);
+  const auto restore = [&](std::uint64_t memory_mib) {
+    const std::string path = directory.path() + "/" + std::to_string(memory_mib);
+    {
+      MachineConfig config = Config(kernel);
+      config.memory_mib = memory_mib;
+      Recorder recorder;
+      auto machine = Create(std::move(config), recorder);
+      REQUIRE(Start(*machine).has_value());
+      REQUIRE(Save(*machine, path).has_value());
+      Close(machine);
+    }
+    Recorder recorder;
+    auto machine =
+        Restore({.directory = path, .drives = {}, .vsock_cid = {}, .console_bytes = {}}, recorder);
+    std::string code = CodeOf(machine);
+    if (machine.has_value()) Close(*machine);
+    return code;
+  };
+  CHECK(restore(HostMemoryMib() + 1) == "ERR_SNAPSHOT_HOST");
+  CHECK(restore(64).empty());
 }
 
 TEST_CASE("a snapshot that fails leaves the one before and the machine as they were") {

@@ -217,8 +217,13 @@ describeGuest('snapshots of sandboxes', () => {
         memoryMib: 192,
         bootTimeoutMs: BOOT_TIMEOUT_MS,
       });
-      expect(copy.bootReport().start).toBe('cold');
       expect(await run(copy, 'cat /disk; ls /m; echo $COLOUR')).toBe('later\nblue');
+      // The first of its kind has booted, and left a template.
+      await using again = await Sandbox.create({ snapshot: 'disk', memoryMib: 192 });
+      expect(again.bootReport().start).toBe('warm');
+      expect(await run(again, 'cat /disk; ls /m; hostname')).toBe(`later\n${again.name}`);
+      const ids = [await run(copy, 'cat /etc/machine-id'), await run(again, 'cat /etc/machine-id')];
+      expect(new Set([MACHINE_ID, ...ids]).size).toBe(3);
       expect(
         await rejection(Sandbox.create({ snapshot: 'disk', rootDiskMib: 8192 })),
       ).toMatchObject({ context: { option: 'rootDiskMib' } });

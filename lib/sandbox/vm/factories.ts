@@ -43,10 +43,16 @@ async function fromTemplate(request: VmRequest): Promise<Vm> {
   return coldStart(request, { disk: newDisk, templates: keys });
 }
 
-async function withDisk(request: VmRequest, disk: ColdStartOptions['disk']): Promise<Vm> {
+/**
+ * `disk` is made anew, or found, each time that it is called: a start that fails may have written to
+ * it.
+ */
+export async function withDisk(request: VmRequest, disk: ColdStartOptions['disk']): Promise<Vm> {
   const { booted } = await templateKeys(request.config, request.assets);
-  const upper = await disk(request);
-  const vm = await attempt(request, booted, (_, template) => startBooted(request, template, upper));
+  const vm = await attempt(request, booted, async (_, template) => {
+    request.clock.begin('disk');
+    return startBooted(request, template, await disk(request));
+  });
   return vm ?? coldStart(request, { disk, templates: { booted } });
 }
 

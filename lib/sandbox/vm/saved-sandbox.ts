@@ -1,12 +1,13 @@
 /** A sandbox at one moment, as files: what another one can go on from. */
-import { stat } from 'node:fs/promises';
+import { rm, stat } from 'node:fs/promises';
 import type { SandboxOptions } from '../../config/sandbox.js';
 import { MachineError } from '../../errors.js';
 import { copyDisk } from '../../state/disk-copy.js';
 import type { ImagePin } from '../../state/image-pin.js';
 import { digestOf } from '../../state/snapshots/sparse-stream.js';
 import type { TemplateGuest } from '../../state/templates/template-store.js';
-import { coldStart } from './cold-start.js';
+import { renew } from './agent-link.js';
+import { withDisk } from './factories.js';
 import type { VmFactory } from './vm-factory.js';
 import { startReady } from './warm-start.js';
 
@@ -26,19 +27,22 @@ export interface SavedSandbox {
   image?: ImagePin | undefined;
 }
 
-/** VMs that go on from there: with memory at once, else by a boot with the disk. */
+/** VMs that go on from there: with memory at once, else by a boot, or from a template that has booted. */
 export function savedFactory({ machine, disk, grow, guest, base, image }: SavedSandbox): VmFactory {
   return {
     newVm: async (request) => {
       if (base !== undefined) await requireBase(request.assets.base, base, image);
       if (guest !== null)
         return startReady(request, { machine, disk, guest }, Number.POSITIVE_INFINITY);
-      return coldStart(request, {
-        disk: async ({ diskPath, durable }) => {
-          await copyDisk(disk, diskPath, { durable });
-          return { path: diskPath, grow };
-        },
+      const vm = await withDisk(request, async ({ diskPath, durable }) => {
+        await rm(diskPath, { force: true });
+        await copyDisk(disk, diskPath, { durable });
+        return { path: diskPath, grow };
       });
+      // What of a machine's identity is on its disk came with the copy.
+      const watch = request.watchOf(vm.machine);
+      if (watch !== undefined) await renew(vm.agent, watch, request.hostname);
+      return vm;
     },
   };
 }
