@@ -11,6 +11,8 @@
 // that holds AGENT_IO_CHUNK in three.
 enum { kBytesTag = 1, kBytesLengthMax = 3, kBytesPrefix = kBytesTag + kBytesLengthMax };
 enum { kWireLengthDelimited = 2, kTagShift = 3 };
+// The payload of a ttrpc Response: its number, and room for a tag and a length.
+enum { kPayloadField = 2, kPayloadPrefix = 6 };
 // An exit event and the end of its stream always fit behind a chunk of output.
 enum { kTrailerRoom = 256 };
 
@@ -168,6 +170,34 @@ bool stream_finish(struct stream* stream) {
                  NULL)) {
     return false;
   }
+  stream_unlink(stream);
+  return true;
+}
+
+bool stream_reply(struct stream* stream, const ProtobufCMessage* message) {
+  const size_t length = protobuf_c_message_get_packed_size(message);
+  const size_t whole = TTRPC_HEADER_SIZE + kPayloadPrefix + length;
+  uint8_t* frame = connection_reserve(stream->connection, whole);
+  if (frame == NULL) {
+    return false;
+  }
+  // The envelope by hand: the answer may come when no frame is being handled, and
+  // the arena is another frame's then.
+  uint8_t* at = frame + TTRPC_HEADER_SIZE;
+  if (length > 0) {
+    *at++ = kPayloadField << kTagShift | kWireLengthDelimited;
+    for (size_t rest = length; rest > 0; rest >>= 7) {
+      *at++ = (uint8_t)((rest & 0x7f) | (rest > 0x7f ? 0x80 : 0));
+    }
+    at += protobuf_c_message_pack(message, at);
+  }
+  const size_t used = (size_t)(at - frame);
+  const struct ttrpc_header header = {.length = (uint32_t)(used - TTRPC_HEADER_SIZE),
+                                      .stream = stream->id,
+                                      .type = TTRPC_RESPONSE,
+                                      .flags = 0};
+  ttrpc_header_put(frame, &header);
+  connection_commit(stream->connection, used);
   stream_unlink(stream);
   return true;
 }

@@ -76,6 +76,9 @@ void stream_send_bytes(struct stream* stream, uint32_t field, uint8_t* bytes, si
 
 // Ends the stream with success; false when there is no room now.
 bool stream_finish(struct stream* stream);
+// Answers a call with one message that has been open as a stream meanwhile; false
+// when there is no room now.
+bool stream_reply(struct stream* stream, const ProtobufCMessage* message);
 // Ends the stream with a status, then calls `aborted`.
 void stream_fail(struct stream* stream, enum ttrpc_code code, const char* message);
 

@@ -1,0 +1,27 @@
+// Numbers that bound what the container service holds for the host.
+#ifndef EMBERVM_CONTAINERS_BOUNDS_H_
+#define EMBERVM_CONTAINERS_BOUNDS_H_
+
+#include <stddef.h>
+
+// Names of containers and processes, with their NUL.
+#define CONTAINER_ID_SIZE 129
+#define MAX_CONTAINERS 256
+#define MAX_PROCESSES 1024
+
+// Entries of one config.json.
+#define MAX_MOUNTS 512
+#define MAX_DEVICES 256
+#define MAX_PATHS 512
+#define MAX_ARGUMENTS 65536
+#define MAX_GROUPS 1024
+#define MAX_HOOKS 64
+
+// Bytes that one ReadStdout gives at most, and all WriteStdin together may hold.
+#define READ_CHUNK ((size_t)60 * 1024)
+#define STDIN_BUDGET ((size_t)16 * 1024 * 1024)
+
+// After its end a process's output is read for so long.
+#define OUTPUT_GRACE_MS 500u
+
+#endif  // EMBERVM_CONTAINERS_BOUNDS_H_
