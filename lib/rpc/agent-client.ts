@@ -25,6 +25,8 @@ import {
   SetUpRootRequest,
   SignalRequest,
   SignalResponse,
+  StartContainerServiceRequest,
+  StartContainerServiceResponse,
   UnbindSlotRequest,
   UnbindSlotResponse,
 } from './gen/agent_pb.js';
@@ -185,6 +187,14 @@ export class AgentClient {
     const request = encode(SetOnlineCpusRequest, { count });
     const bytes = await this.#client.call(AGENT_SERVICE, 'SetOnlineCpus', request, options);
     requireHotplugged(decode(SetOnlineCpusResponse, bytes, WHAT), 'ERR_GUEST_HOTPLUG', { count });
+  }
+
+  /** The program that runs containers dials the host's `port` then; idempotent while it runs. */
+  async startContainerService(port: number, options?: CallOptions): Promise<void> {
+    const request = encode(StartContainerServiceRequest, { port });
+    const bytes = await this.#client.call(AGENT_SERVICE, 'StartContainerService', request, options);
+    const response = decode(StartContainerServiceResponse, bytes, WHAT);
+    requireHotplugged(response, 'ERR_GUEST_HOTPLUG', { port });
   }
 
   /** Ends every process within the grace, syncs and powers off. Answered before the end. */

@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "container_service.h"
 #include "exec.h"
 #include "init.h"
 #include "loop.h"
@@ -46,6 +47,7 @@ bool reaper_collect(void) {
     const pid_t pid = waitpid(-1, &status, WNOHANG);
     if (pid > 0) {
       init_reaped(pid);
+      container_service_reaped(pid);
       exec_reaped(pid, status);
     } else if (pid == 0) {
       return true;

@@ -5,6 +5,7 @@
 #include <sys/utsname.h>
 
 #include "clock.h"
+#include "container_service.h"
 #include "exec.h"
 #include "files.h"
 #include "hotplug.h"
@@ -118,6 +119,21 @@ static void unbind_slot(const struct call* call) {
   call_reply(call, &response.base);
 }
 
+static void start_container_service(const struct call* call) {
+  const StartContainerServiceRequest* request =
+      call_decode(call, &embervm__agent__v1__start_container_service_request__descriptor);
+  if (request == NULL) {
+    return;
+  }
+  struct text reason;
+  text_clear(&reason);
+  StartContainerServiceResponse response =
+      EMBERVM__AGENT__V1__START_CONTAINER_SERVICE_RESPONSE__INIT;
+  response.error_number = container_service_start(request->port, &reason);
+  response.message = reason.data;
+  call_reply(call, &response.base);
+}
+
 static void set_online_cpus(const struct call* call) {
   const SetOnlineCpusRequest* request =
       call_decode(call, &embervm__agent__v1__set_online_cpus_request__descriptor);
@@ -205,6 +221,7 @@ const struct method server_methods[] = {
     {AGENT_SERVICE, "Restored", restored},
     {AGENT_SERVICE, "BindSlot", bind_slot},
     {AGENT_SERVICE, "UnbindSlot", unbind_slot},
+    {AGENT_SERVICE, "StartContainerService", start_container_service},
     {AGENT_SERVICE, "SetOnlineCpus", set_online_cpus},
     {AGENT_SERVICE, "MountInRoot", mount_in_root},
     {AGENT_SERVICE, "PowerOff", power_off},

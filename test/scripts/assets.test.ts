@@ -28,6 +28,8 @@ describe('the guest agent', () => {
   });
 
   it('is in the initramfs, byte for byte', () => {
-    expect(readFileSync(asset('initramfs.cpio')).includes(readFileSync(asset('agent')))).toBe(true);
+    const initramfs = readFileSync(asset('initramfs.cpio'));
+    expect(initramfs.includes(readFileSync(asset('agent')))).toBe(true);
+    expect(initramfs.includes(readFileSync(asset('containers')))).toBe(true);
   });
 });

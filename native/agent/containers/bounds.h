@@ -6,8 +6,6 @@
 
 // Names of containers and processes, with their NUL.
 #define CONTAINER_ID_SIZE 129
-#define MAX_CONTAINERS 256
-#define MAX_PROCESSES 1024
 
 // Entries of one config.json.
 #define MAX_MOUNTS 512

@@ -24,7 +24,7 @@
 #include "mount_calls.h"
 
 // Where a child keeps what it needs; all above is closed.
-enum { kSync = 3, kFirst = 4, kOthers = 5, kHighest = 1024, kExitFailed = 127 };
+enum { kSync = 3, kFirst = 4, kOthers = 5, kAbove = 64, kExitFailed = 127 };
 
 // setns(2), which <sched.h> declares and whose header clashes with <linux/sched.h>.
 static int join_namespace(int fd, int flags) { return (int)syscall(SYS_setns, fd, flags); }
@@ -70,7 +70,7 @@ static void await_order(char wanted, struct child* child) {
 
 // --- Descriptors
 
-static int lift(int fd) { return fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, kHighest); }
+static int lift(int fd) { return fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, kAbove); }
 
 // Standard input and output, the socket, and nothing else of the service.
 static void keep_own_descriptors(const struct child_request* request) {
