@@ -52,6 +52,8 @@ export interface Metrics {
     cpus: number;
     /** Of one CPU: since the sample before in a stream, else since the boot. */
     percent: number;
+    /** How often a virtual CPU left KVM for the monitor. */
+    exits: number;
     /** Kernel instructions that were emulated; `null` on hosts that run them themselves. */
     emulatedInstructions: number | null;
   };
