@@ -257,6 +257,24 @@ void exec_reaped(pid_t pid, int status) {
   }
 }
 
+void exec_settle_all(void) {
+  struct exec* next = NULL;
+  for (struct exec* exec = execs; exec != NULL; exec = next) {
+    next = exec->next;
+    if (exec->state != EXEC_ENDED) {
+      continue;
+    }
+    for (size_t i = 0; i < EXEC_OUTPUTS; i++) {
+      struct exec_output* output = &exec->outputs[i];
+      if (output->watch.fd >= 0 && !output->blocked) {
+        pump_output(output, true);
+      }
+    }
+    exec->grace_over = true;
+    try_finish(exec);
+  }
+}
+
 // --- Input
 
 // Writes without waiting and returns how much was taken; closes the pipe when its

@@ -26,5 +26,8 @@ bool exec_resize(uint64_t exec_id, uint32_t rows, uint32_t cols);
 
 // A child was reaped; it need not be one of Exec's.
 void exec_reaped(pid_t pid, int status);
+// Tells the exit of every process that has ended, without waiting for more of its output: nobody is
+// left to write any.
+void exec_settle_all(void);
 
 #endif  // EMBERVM_AGENT_EXEC_H_

@@ -6,6 +6,7 @@
 #include <sys/reboot.h>
 #include <unistd.h>
 
+#include "exec.h"
 #include "files.h"
 #include "init.h"
 #include "limits.h"
@@ -33,6 +34,8 @@ bool power_off_has_begun(void) { return power.phase != PHASE_NONE; }
 static void halt(void) {
   power.phase = PHASE_HALT;
   loop_timer_stop(&power.grace);
+  // The ends of pipes whose last writer was reaped just now have not been seen yet.
+  exec_settle_all();
   // A task runs behind those that write what is queued for the host.
   loop_task_queue(&power.halt);
 }
