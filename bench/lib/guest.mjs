@@ -3,11 +3,11 @@ import { fileURLToPath } from 'node:url';
 import { Machine } from '../../dist/machine/index.js';
 import { guestCommandLine } from '../../dist/native/command-line.js';
 
-const AGENT_PORT = 1024;
-const asset = (name) => fileURLToPath(new URL(`../../build/guest/${name}`, import.meta.url));
+export const AGENT_PORT = 1024;
+export const asset = (name) => fileURLToPath(new URL(`../../build/guest/${name}`, import.meta.url));
 
 /** A machine that is not started. */
-export function createGuest({ memoryMib, hotplugSlots = 0 }) {
+export function createGuest({ memoryMib, hotplugSlots = 0, drives = [] }) {
   return Machine.create({
     kernel: {
       path: asset('vmlinux'),
@@ -18,6 +18,7 @@ export function createGuest({ memoryMib, hotplugSlots = 0 }) {
     memoryMib,
     vsock: {},
     hotplugSlots,
+    drives,
   });
 }
 

@@ -1,5 +1,6 @@
 // What images cost: a layer made into a root against a plain copy of it, a sandbox of a cached image
-// against one of the built-in base, and pulls of one image by several processes at once.
+// against one of the built-in base, pulls of one image by several processes at once, and reads of a
+// disk through the block device against plain ones.
 import { execFile, execFileSync } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import {
@@ -20,6 +21,7 @@ import { promisify } from 'node:util';
 import { buildImage } from '../../dist/image/build-image.js';
 import { pull } from '../../dist/image/store/pull.js';
 import { Sandbox } from '../../dist/index.js';
+import { runNative } from '../lib/native-bench.mjs';
 import { round, summarize } from '../lib/statistics.mjs';
 
 const MIB = 2 ** 20;
@@ -192,7 +194,23 @@ async function timeCreates(contents, archive) {
   ];
 }
 
+async function blockReads(note) {
+  const run = await runNative('blk', note);
+  return [
+    {
+      name: 'blk_iops',
+      value: run.reads_per_second,
+      unit: '/s',
+      ratio: run.ratio,
+      min: run.min,
+      max: run.max,
+    },
+    { name: 'preadv_iops', value: run.preadv_per_second, unit: '/s' },
+  ];
+}
+
 export async function measure(note) {
+  const blocks = await blockReads(note);
   const directory = mkdtempSync(join(tmpdir(), 'embervm-bench-image-'));
   const inherited = process.env.EMBERVM_HOME;
   try {
@@ -206,7 +224,7 @@ export async function measure(note) {
     note('creating sandboxes with and without it…');
     process.env.EMBERVM_HOME = join(directory, 'home');
     const creates = await timeCreates(contents, archive);
-    return [conversion, ...creates, ...pulls];
+    return [conversion, ...creates, ...pulls, ...blocks];
   } finally {
     if (inherited === undefined) delete process.env.EMBERVM_HOME;
     else process.env.EMBERVM_HOME = inherited;

@@ -14,7 +14,7 @@ namespace embervm::virtio {
 
 class Chain {
  public:
-  explicit Chain(std::uint16_t head) : head_(head) {}
+  explicit Chain(std::uint16_t head) : head_(head) { segments_.reserve(kUsualSegments); }
 
   // What goes back to the used ring.
   [[nodiscard]] std::uint16_t head() const { return head_; }
@@ -32,6 +32,9 @@ class Chain {
 
  private:
   friend class Queue;
+
+  // Most chains are a header, data and a status: one allocation is enough for them.
+  static constexpr std::size_t kUsualSegments = 4;
 
   // False when the order or the total length is wrong. Empty segments are dropped.
   bool Append(std::span<std::byte> bytes, bool writable);

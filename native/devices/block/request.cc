@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <span>
+#include <utility>
 
 #include "base/checked.h"
 #include "devices/block/limits.h"
@@ -23,13 +24,14 @@ BlockRequest::BlockRequest(const virtio::Chain& chain) {
   // virtio 1.2 §5.2.6: any split into descriptors is fine. The header is the first 16
   // readable bytes, the status the last writable byte.
   has_header_ = virtio::ReadStruct(chain.readable(), 0, header_);
-  if (has_header_) {
+  if (has_header_ && chain.readable_bytes() > sizeof(header_)) {
     input_ = virtio::Subrange(chain.readable(), sizeof(header_), chain.readable_bytes());
   }
   if (!chain.writable().empty()) {
     const virtio::Segment& last = chain.writable().back();
     status_ = static_cast<std::byte*>(last.iov_base) + (last.iov_len - 1);
-    output_ = virtio::Subrange(chain.writable(), 0, chain.writable_bytes() - 1);
+    output_bytes_ = chain.writable_bytes() - 1;
+    output_ = virtio::Subrange(chain.writable(), 0, output_bytes_);
   }
 }
 
@@ -66,8 +68,8 @@ BlockResult BlockRequest::Execute(const Disk& disk, const BlockId& id) {
   *status_ = static_cast<std::byte>(result.status);
   // §2.7.8.2: a length that is too short is safe, one that is too long is not. The
   // status byte counts only when all before it was written.
-  const std::uint64_t room = virtio::TotalBytes(output_);
-  result.used_length = static_cast<std::uint32_t>(written == room ? written + 1 : written);
+  const std::uint64_t used = written == output_bytes_ ? written + 1 : written;
+  result.used_length = static_cast<std::uint32_t>(used);
   return result;
 }
 
@@ -79,8 +81,8 @@ Status BlockRequest::Transfer(const Disk& disk, bool to_guest, std::uint64_t& tr
     return Status::kIoError;
   }
   const std::uint64_t offset = header_.sector * block::kSectorSize;
-  const bool done =
-      to_guest ? disk.Read(data, offset, transferred) : disk.Write(data, offset, transferred);
+  const bool done = to_guest ? disk.Read(std::move(data), offset, transferred)
+                             : disk.Write(std::move(data), offset, transferred);
   return done ? Status::kOk : Status::kIoError;
 }
 

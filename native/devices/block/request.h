@@ -41,6 +41,7 @@ class BlockRequest {
   block::RequestHeader header_{};
   std::vector<virtio::Segment> input_;   // Readable, after the header.
   std::vector<virtio::Segment> output_;  // Writable, before the status byte.
+  std::uint64_t output_bytes_ = 0;       // What output_ has in all.
   std::byte* status_ = nullptr;          // Null when the driver gave no writable byte.
 };
 
