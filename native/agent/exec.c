@@ -261,7 +261,8 @@ void exec_settle_all(void) {
   struct exec* next = NULL;
   for (struct exec* exec = execs; exec != NULL; exec = next) {
     next = exec->next;
-    if (exec->state != EXEC_ENDED) {
+    // A connection that is closed along the way takes all of its streams with it.
+    if (exec->state != EXEC_ENDED || exec->stream.connection->closed) {
       continue;
     }
     for (size_t i = 0; i < EXEC_OUTPUTS; i++) {
