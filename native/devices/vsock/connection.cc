@@ -1,7 +1,6 @@
 #include "devices/vsock/connection.h"
 
 #include <poll.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -53,7 +52,7 @@ std::uint32_t VsockConnection::PeerFree() const {
 }
 
 void VsockConnection::FillCredit(vsock::Header& header) {
-  header.buf_alloc = window;
+  header.buf_alloc = kBufAlloc;
   header.fwd_cnt = forwarded_;
   announced_forwarded_ = forwarded_;
   pending &= ~static_cast<std::uint32_t>(kPendingCreditUpdate);
@@ -62,7 +61,7 @@ void VsockConnection::FillCredit(vsock::Header& header) {
 bool VsockConnection::Deliver(std::uint32_t length, virtio::Segments payload) {
   // Measured against what the guest was told, not against what is free by now.
   const std::uint32_t outstanding = received_from_guest_ - announced_forwarded_;
-  if (length > window || outstanding > window - length) return false;
+  if (length > kBufAlloc || outstanding > kBufAlloc - length) return false;
   received_from_guest_ += length;
 
   std::uint32_t taken = 0;
@@ -100,16 +99,17 @@ void VsockConnection::NoteForwarded(std::uint32_t bytes) {
   forwarded_ += bytes;
   const std::uint32_t unannounced = forwarded_ - announced_forwarded_;
   // Early enough that a guest which keeps sending never waits for us, rarely enough
-  // that an update, with its interrupt, comes once in a quarter of the window at most.
-  const std::uint32_t known_free = window - (received_from_guest_ - announced_forwarded_);
-  if (unannounced >= window / 4 && known_free < window / 2) {
+  // that an update, with its interrupt, comes once in 64 KiB at most.
+  const std::uint32_t known_free = kBufAlloc - (received_from_guest_ - announced_forwarded_);
+  if (unannounced >= kBufAlloc / 4 && known_free < kBufAlloc / 2) {
     pending |= kPendingCreditUpdate;
   }
 }
 
 std::uint32_t VsockConnection::ReadFromHost(virtio::Segments room) {
   if (!readable || !MayRead()) return 0;
-  const std::vector<virtio::Segment> part = virtio::Subrange(room, 0, PeerFree());
+  const std::uint32_t limit = std::min(PeerFree(), vsock::kMaxPayload);
+  const std::vector<virtio::Segment> part = virtio::Subrange(room, 0, limit);
   ssize_t got = 0;
   do {
     const int count = static_cast<int>(std::min<std::size_t>(part.size(), IOV_MAX));
@@ -130,12 +130,6 @@ std::uint32_t VsockConnection::ReadFromHost(virtio::Segments room) {
     if (::poll(&state, 1, 0) == 1 && (state.revents & POLLHUP) != 0) MarkHostGone();
   }
   return 0;
-}
-
-std::uint32_t VsockConnection::ReadableBytes() const {
-  int bytes = 0;
-  if (!readable || !MayRead() || ::ioctl(fd.get(), FIONREAD, &bytes) != 0) return 0;
-  return std::min(PeerFree(), static_cast<std::uint32_t>(bytes));
 }
 
 std::uint32_t VsockConnection::WantedShutdown() const {

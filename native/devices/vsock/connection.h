@@ -31,9 +31,8 @@ struct VsockKey {
 class VsockConnection {
  public:
   // What the guest may send before the host has read it; also the bound of the buffer
-  // between the two. A wide one wakes both sides a quarter as often.
-  static constexpr std::uint32_t kNarrowWindow = 256 * 1024;
-  static constexpr std::uint32_t kWideWindow = 1024 * 1024;
+  // between the two.
+  static constexpr std::uint32_t kBufAlloc = 256 * 1024;
 
   // Control packets that wait for a receive buffer, one bit each.
   enum Pending : std::uint32_t {
@@ -44,8 +43,7 @@ class VsockConnection {
     kPendingCreditRequest = 16,
   };
 
-  VsockConnection(VsockKey stream_key, UniqueFd stream, std::uint32_t receive_window)
-      : key(stream_key), fd(std::move(stream)), window(receive_window) {}
+  VsockConnection(VsockKey stream_key, UniqueFd stream) : key(stream_key), fd(std::move(stream)) {}
 
   // Credit that the guest gives: called for each of its packets.
   void UpdatePeerCredit(const vsock::Header& header);
@@ -60,11 +58,9 @@ class VsockConnection {
   // Nobody reads on the host any more: what is buffered is moot.
   void MarkHostGone();
 
-  // Host to guest: reads at most what there is credit for into the segments. 0 when
-  // there is nothing now; end of file and errors are noted in host_eof.
+  // Host to guest: reads at most min(credit, 64 KiB) into the segments. 0 when there
+  // is nothing now; end of file and errors are noted in host_eof.
   std::uint32_t ReadFromHost(virtio::Segments room);
-  // How much of it there is now, as far as there is credit.
-  [[nodiscard]] std::uint32_t ReadableBytes() const;
 
   // The SHUTDOWN flags that hold by now.
   [[nodiscard]] std::uint32_t WantedShutdown() const;
@@ -74,7 +70,6 @@ class VsockConnection {
 
   const VsockKey key;
   UniqueFd fd;
-  const std::uint32_t window;
   bool established = false;
   std::uint32_t pending = 0;
   std::uint32_t peer_shutdown = 0;  // Flags of the guest's SHUTDOWN packets so far.
