@@ -114,7 +114,7 @@ describe('tokens', () => {
 
   it('are renewed before they expire', async () => {
     const { registry } = await withImage();
-    const server = await protect(registry, { expires_in: 0.001 });
+    const server = await protect(registry, { expires_in: 1e-6 });
     await pull(sourceOf(registry));
     expect(server.tokens.hits.length).toBeGreaterThan(2);
   });
