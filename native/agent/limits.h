@@ -17,6 +17,9 @@
 #define AGENT_MAX_UNCLAIMED_STREAMS 32
 #define AGENT_RAW_CLAIM_MS 10000u
 
+// What a stream may have in flight, each way; the host allows no more.
+#define AGENT_VSOCK_BUFFER ((uint64_t)1024 * 1024)
+
 // Four descriptors a connection (socket and three pipes) stay below the
 // default RLIMIT_NOFILE of 1024.
 #define AGENT_MAX_CONNECTIONS 192

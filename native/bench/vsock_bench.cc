@@ -35,7 +35,7 @@ constexpr std::uint64_t kMemoryBytes = 64U << 20U;
 constexpr std::uint64_t kStreamBytes = 64U << 20U;
 constexpr std::size_t kHostChunk = 64U << 10U;
 constexpr std::uint32_t kGuestReceive = 4096;
-constexpr std::uint32_t kGuestBufAlloc = 256U << 10U;
+constexpr std::uint32_t kGuestBufAlloc = 1U << 20U;
 constexpr std::uint64_t kGuestCid = 42;
 constexpr std::uint32_t kHostPort = 5000;
 constexpr std::uint32_t kGuestPort = 6000;
@@ -125,7 +125,9 @@ class Guest {
 
   void SendAll() {
     for (std::uint64_t left = kStreamBytes; left > 0;) {
-      const std::uint32_t credit = host_buf_alloc_ - (sent_bytes_ - host_fwd_cnt_);
+      // No more in flight than its own buffer holds, whatever the host allows.
+      const std::uint32_t window = std::min(host_buf_alloc_, kGuestBufAlloc);
+      const std::uint32_t credit = window - (sent_bytes_ - host_fwd_cnt_);
       const auto length =
           static_cast<std::uint32_t>(std::min<std::uint64_t>({left, credit, vsock::kMaxPayload}));
       if (length == 0 || free_.empty()) {

@@ -1,6 +1,7 @@
 #include "devices/vsock/connection.h"
 
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -43,6 +44,8 @@ bool SendBuffered(int fd, ByteBuffer& bytes) {
 void VsockConnection::UpdatePeerCredit(const vsock::Header& header) {
   peer_buf_alloc_ = header.buf_alloc;
   peer_fwd_cnt_ = header.fwd_cnt;
+  // Only ever wider: what was announced stays allowed.
+  window_ = std::clamp(peer_buf_alloc_, window_, std::max(window_, max_window_));
 }
 
 std::uint32_t VsockConnection::PeerFree() const {
@@ -52,7 +55,7 @@ std::uint32_t VsockConnection::PeerFree() const {
 }
 
 void VsockConnection::FillCredit(vsock::Header& header) {
-  header.buf_alloc = kBufAlloc;
+  header.buf_alloc = announced_window_ = window_;
   header.fwd_cnt = forwarded_;
   announced_forwarded_ = forwarded_;
   pending &= ~static_cast<std::uint32_t>(kPendingCreditUpdate);
@@ -61,7 +64,7 @@ void VsockConnection::FillCredit(vsock::Header& header) {
 bool VsockConnection::Deliver(std::uint32_t length, virtio::Segments payload) {
   // Measured against what the guest was told, not against what is free by now.
   const std::uint32_t outstanding = received_from_guest_ - announced_forwarded_;
-  if (length > kBufAlloc || outstanding > kBufAlloc - length) return false;
+  if (length > announced_window_ || outstanding > announced_window_ - length) return false;
   received_from_guest_ += length;
 
   std::uint32_t taken = 0;
@@ -99,17 +102,18 @@ void VsockConnection::NoteForwarded(std::uint32_t bytes) {
   forwarded_ += bytes;
   const std::uint32_t unannounced = forwarded_ - announced_forwarded_;
   // Early enough that a guest which keeps sending never waits for us, rarely enough
-  // that an update, with its interrupt, comes once in 64 KiB at most.
-  const std::uint32_t known_free = kBufAlloc - (received_from_guest_ - announced_forwarded_);
-  if (unannounced >= kBufAlloc / 4 && known_free < kBufAlloc / 2) {
+  // that an update, with its interrupt, comes once in a quarter of what it uses of the
+  // window: no more than its own receive buffer has.
+  const std::uint32_t usable = std::min(announced_window_, peer_buf_alloc_);
+  const std::uint32_t in_flight = received_from_guest_ - announced_forwarded_;
+  if (unannounced >= usable / 4 && in_flight > usable / 2) {
     pending |= kPendingCreditUpdate;
   }
 }
 
 std::uint32_t VsockConnection::ReadFromHost(virtio::Segments room) {
   if (!readable || !MayRead()) return 0;
-  const std::uint32_t limit = std::min(PeerFree(), vsock::kMaxPayload);
-  const std::vector<virtio::Segment> part = virtio::Subrange(room, 0, limit);
+  const std::vector<virtio::Segment> part = virtio::Subrange(room, 0, PeerFree());
   ssize_t got = 0;
   do {
     const int count = static_cast<int>(std::min<std::size_t>(part.size(), IOV_MAX));
@@ -130,6 +134,12 @@ std::uint32_t VsockConnection::ReadFromHost(virtio::Segments room) {
     if (::poll(&state, 1, 0) == 1 && (state.revents & POLLHUP) != 0) MarkHostGone();
   }
   return 0;
+}
+
+std::uint32_t VsockConnection::ReadableBytes() const {
+  int bytes = 0;
+  if (!readable || !MayRead() || ::ioctl(fd.get(), FIONREAD, &bytes) != 0) return 0;
+  return std::min(PeerFree(), static_cast<std::uint32_t>(bytes));
 }
 
 std::uint32_t VsockConnection::WantedShutdown() const {

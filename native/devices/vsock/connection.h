@@ -31,8 +31,10 @@ struct VsockKey {
 class VsockConnection {
  public:
   // What the guest may send before the host has read it; also the bound of the buffer
-  // between the two.
-  static constexpr std::uint32_t kBufAlloc = 256 * 1024;
+  // between the two. It grows to the guest's own receive buffer, as a Linux guest keeps
+  // no more in flight than that one holds, whatever we allow.
+  static constexpr std::uint32_t kNarrowWindow = 256 * 1024;
+  static constexpr std::uint32_t kWideWindow = 1024 * 1024;
 
   // Control packets that wait for a receive buffer, one bit each.
   enum Pending : std::uint32_t {
@@ -43,7 +45,9 @@ class VsockConnection {
     kPendingCreditRequest = 16,
   };
 
-  VsockConnection(VsockKey stream_key, UniqueFd stream) : key(stream_key), fd(std::move(stream)) {}
+  // The window is never wider than `max_window`.
+  VsockConnection(VsockKey stream_key, UniqueFd stream, std::uint32_t max_window)
+      : key(stream_key), fd(std::move(stream)), max_window_(max_window) {}
 
   // Credit that the guest gives: called for each of its packets.
   void UpdatePeerCredit(const vsock::Header& header);
@@ -58,9 +62,11 @@ class VsockConnection {
   // Nobody reads on the host any more: what is buffered is moot.
   void MarkHostGone();
 
-  // Host to guest: reads at most min(credit, 64 KiB) into the segments. 0 when there
-  // is nothing now; end of file and errors are noted in host_eof.
+  // Host to guest: reads at most what there is credit for into the segments. 0 when
+  // there is nothing now; end of file and errors are noted in host_eof.
   std::uint32_t ReadFromHost(virtio::Segments room);
+  // How much of it there is now, as far as there is credit.
+  [[nodiscard]] std::uint32_t ReadableBytes() const;
 
   // The SHUTDOWN flags that hold by now.
   [[nodiscard]] std::uint32_t WantedShutdown() const;
@@ -90,6 +96,9 @@ class VsockConnection {
  private:
   void NoteForwarded(std::uint32_t bytes);
 
+  const std::uint32_t max_window_;
+  std::uint32_t window_ = kNarrowWindow;
+  std::uint32_t announced_window_ = kNarrowWindow;  // What the guest knows of it.
   // All counters wrap at 32 bits, as the protocol has it.
   std::uint32_t peer_buf_alloc_ = 0;
   std::uint32_t peer_fwd_cnt_ = 0;

@@ -16,6 +16,8 @@ namespace {
 // have in flight anyway.
 constexpr std::array<std::uint16_t, 3> kQueueSizes{64, 128, 16};
 constexpr unsigned kBudgetPerTurn = 256;
+// Buffers of the guest that one read of a stream may fill.
+constexpr std::size_t kMaxBatch = kQueueSizes[vsock::kRxQueue];
 
 // A buffer must have room for some payload: then any packet fits.
 constexpr std::uint32_t kMinReceiveBuffer = sizeof(vsock::Header) + 1;
@@ -112,22 +114,39 @@ Result<> VsockDevice::FillReceiveQueue() {
       context_->host.Kick(vsock::kRxQueue);
       return {};
     }
-    EMBERVM_TRY_ASSIGN(const std::optional<virtio::Chain> chain, queue.Pop());
-    if (!chain) {
+    EMBERVM_TRY(GatherBuffers(muxer_.PayloadBytes()));
+    if (buffers_.empty()) {
       if (!queue.EnableNotifications()) return {};
       queue.DisableNotifications();
       continue;
     }
-    --budget;
-    if (chain->writable_bytes() < kMinReceiveBuffer) {
+    budget -= std::min(budget, static_cast<unsigned>(buffers_.size()));
+    std::array<virtio::Segments, kMaxBatch> rooms;
+    std::array<std::uint32_t, kMaxBatch> lengths;
+    for (std::size_t i = 0; i < buffers_.size(); ++i) rooms.at(i) = buffers_[i].writable();
+    const std::size_t sent = muxer_.Send(std::span(rooms).first(buffers_.size()), lengths);
+    for (std::size_t i = 0; i < sent; ++i) queue.AddUsed(buffers_[i].head(), lengths.at(i));
+    for (std::size_t i = sent; i < buffers_.size(); ++i) queue.UndoPop();
+  }
+  return {};
+}
+
+Result<> VsockDevice::GatherBuffers(std::uint32_t payload) {
+  virtio::Queue& queue = context_->queues[vsock::kRxQueue];
+  buffers_.clear();
+  std::uint64_t room = 0;
+  while (buffers_.empty() || (room < payload && buffers_.size() < kMaxBatch)) {
+    EMBERVM_TRY_ASSIGN(std::optional<virtio::Chain> chain, queue.Pop());
+    if (!chain) return {};
+    if (chain->writable_bytes() >= kMinReceiveBuffer) {
+      room += chain->writable_bytes() - sizeof(vsock::Header);
+      buffers_.push_back(std::move(*chain));
+    } else if (buffers_.empty()) {
       queue.AddUsed(chain->head(), 0);
-      continue;
-    }
-    const std::uint32_t length = muxer_.Send(chain->writable());
-    if (length > 0) {
-      queue.AddUsed(chain->head(), length);
     } else {
+      // What comes after it may have to be given back: it waits for its turn.
       queue.UndoPop();
+      return {};
     }
   }
   return {};

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "base/event_loop.h"
 #include "base/result.h"
@@ -38,6 +39,9 @@ class VsockDevice final : public virtio::Device {
  private:
   [[nodiscard]] Result<> DrainTransmitQueue();
   [[nodiscard]] Result<> FillReceiveQueue();
+  // Pops as many receive buffers into buffers_ as so much payload takes, at least one;
+  // none when there is none.
+  [[nodiscard]] Result<> GatherBuffers(std::uint32_t payload);
   void ReceivePacket(const virtio::Chain& chain);
   // Moves packets both ways as asked, then shows the driver all that is used: one
   // interrupt.
@@ -46,6 +50,8 @@ class VsockDevice final : public virtio::Device {
   std::array<std::byte, sizeof(std::uint64_t)> config_{};
   VsockMuxer muxer_;
   const virtio::DeviceContext* context_ = nullptr;
+  // Of FillReceiveQueue(), kept for its memory.
+  std::vector<virtio::Chain> buffers_;
   // A handler of the muxer may ask for output while packets are being moved.
   bool servicing_ = false;
   // Set while the driver has not handled the event of a transport reset, to the event

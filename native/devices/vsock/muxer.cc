@@ -21,6 +21,12 @@ constexpr std::uint32_t kFirstHostPort = 1U << 30;
 constexpr std::uint32_t kLastHostPort = (1U << 31) - 1;
 // More than one for each connection; beyond that a guest talks to itself.
 constexpr std::size_t kMaxPendingResets = 2048;
+// What the guest may hold of the host's memory is bounded: so many streams have a wide window.
+constexpr std::size_t kWideStreams = 64;
+// Credit rides on packets of data: by itself it is sent only when there are none.
+constexpr std::uint32_t kBeforeData = VsockConnection::kPendingRequest |
+                                      VsockConnection::kPendingResponse |
+                                      VsockConnection::kPendingShutdown;
 
 Error RefusedError(std::uint32_t port, std::string_view reason) {
   return Error("ERR_VSOCK_REFUSED", "vsock connection to guest port " + std::to_string(port) +
@@ -39,12 +45,22 @@ struct StreamPair {
   UniqueFd theirs;
 };
 
-Result<StreamPair> MakeStream() {
+// Room for a whole window in the socket itself: what does not fit is copied once more.
+void WidenSendBuffer(int fd, std::uint32_t window) {
+  const int bytes = static_cast<int>(window);
+  // The first is for the privileged, and goes beyond the host's limit; neither is needed to work.
+  if (::setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof(bytes)) != 0) {
+    ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+  }
+}
+
+Result<StreamPair> MakeStream(std::uint32_t window) {
   std::array<int, 2> fds{};
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds.data()) != 0) {
     return std::unexpected(
         Error::FromErrno("ERR_RESOURCE_LIMIT", "socketpair", errno, "vsock stream"));
   }
+  for (const int fd : fds) WidenSendBuffer(fd, window);
   return StreamPair{.ours = UniqueFd(fds[0]), .theirs = UniqueFd(fds[1])};
 }
 
@@ -120,13 +136,14 @@ void VsockMuxer::Connect(std::uint32_t guest_port, ConnectHandler handler) {
             .With("limit", static_cast<std::int64_t>(options_.max_connections))));
     return;
   }
-  Result<StreamPair> stream = MakeStream();
+  const std::uint32_t window = WidestOfNext();
+  Result<StreamPair> stream = MakeStream(window);
   if (!stream.has_value()) {
     handler(std::unexpected(std::move(stream).error()));
     return;
   }
   VsockConnection& connection =
-      Insert(std::make_unique<VsockConnection>(*key, std::move(stream->ours)));
+      Insert(std::make_unique<VsockConnection>(*key, std::move(stream->ours), window));
   connection.caller_end = std::move(stream->theirs);
   connection.connect_handler = std::move(handler);
   connection.pending = VsockConnection::kPendingRequest;
@@ -168,13 +185,14 @@ void VsockMuxer::Accept(const VsockKey& key, const Header& header) {
     QueueReset(key, vsock::kTypeStream);
     return;
   }
-  Result<StreamPair> stream = MakeStream();
+  const std::uint32_t window = WidestOfNext();
+  Result<StreamPair> stream = MakeStream(window);
   if (!stream.has_value()) {
     QueueReset(key, vsock::kTypeStream);
     return;
   }
   VsockConnection& connection =
-      Insert(std::make_unique<VsockConnection>(key, std::move(stream->ours)));
+      Insert(std::make_unique<VsockConnection>(key, std::move(stream->ours), window));
   connection.UpdatePeerCredit(header);
   connection.established = true;
   connection.pending = VsockConnection::kPendingResponse;
@@ -338,37 +356,50 @@ void VsockMuxer::UpdateReady(VsockConnection& connection) {
   }
 }
 
-std::uint32_t VsockMuxer::Send(virtio::Segments buffer) {
+std::uint32_t VsockMuxer::PayloadBytes() const {
+  // One packet each where several wait: the guest's buffers may be few.
+  if (!resets_.empty() || ready_.size() != 1) return 0;
+  const VsockConnection& next = *ready_.front();
+  return (next.pending & kBeforeData) == 0 ? next.ReadableBytes() : 0;
+}
+
+std::size_t VsockMuxer::Send(std::span<const virtio::Segments> buffers,
+                             std::span<std::uint32_t> lengths) {
+  const auto send_header = [&](const Header& header) {
+    lengths[0] = static_cast<std::uint32_t>(virtio::CopyTo(buffers[0], 0, AsBytes(header)));
+    return std::size_t{1};
+  };
   if (!resets_.empty()) {
     const PendingReset reset = resets_.front();
     resets_.pop_front();
     Header header = MakeHeader(reset.key, vsock::kOpReset);
     header.type = reset.type;
-    return static_cast<std::uint32_t>(virtio::CopyTo(buffer, 0, AsBytes(header)));
+    return send_header(header);
   }
-  const std::vector<virtio::Segment> room =
-      virtio::Subrange(buffer, sizeof(Header), vsock::kMaxPayload);
   while (!ready_.empty()) {
     VsockConnection& connection = *ready_.front();
-    // To the back: each connection sends one packet in turn.
+    // To the back: each connection has its turn.
     ready_.splice(ready_.end(), ready_, ready_.begin());
-    Header header{};
-    const bool sent = NextPacket(connection, room, header);
+    std::size_t sent = 0;
+    if (const std::optional<Header> first = NextControl(connection, kBeforeData)) {
+      sent = send_header(*first);
+    } else if (sent = SendData(connection, buffers, lengths); sent == 0) {
+      const std::optional<Header> last = NextControl(connection, ~kBeforeData);
+      if (last) sent = send_header(*last);
+    }
     Update(connection);
-    if (!sent) continue;
-    virtio::CopyTo(buffer, 0, AsBytes(header));
-    return static_cast<std::uint32_t>(sizeof(header)) + header.len;
+    if (sent > 0) return sent;
   }
   return 0;
 }
 
-bool VsockMuxer::NextPacket(VsockConnection& connection, virtio::Segments room, Header& header) {
-  const auto take = [&connection](std::uint32_t bit) {
-    const bool set = (connection.pending & bit) != 0;
-    connection.pending &= ~bit;
+std::optional<Header> VsockMuxer::NextControl(VsockConnection& connection, std::uint32_t which) {
+  const auto take = [&connection, which](std::uint32_t bit) {
+    const bool set = (connection.pending & which & bit) != 0;
+    if (set) connection.pending &= ~bit;
     return set;
   };
-  header = MakeHeader(connection.key, 0);
+  Header header = MakeHeader(connection.key, 0);
   if (take(VsockConnection::kPendingRequest)) {
     header.op = vsock::kOpRequest;
   } else if (take(VsockConnection::kPendingResponse)) {
@@ -378,18 +409,42 @@ bool VsockMuxer::NextPacket(VsockConnection& connection, virtio::Segments room, 
     header.flags = connection.WantedShutdown();
     connection.sent_shutdown = header.flags;
     if (header.flags == vsock::kShutdownBoth) StartCloseTimer(connection);
-  } else if (header.len = connection.ReadFromHost(room); header.len > 0) {
-    header.op = vsock::kOpData;
-    rx_bytes_.fetch_add(header.len, std::memory_order_relaxed);
   } else if (take(VsockConnection::kPendingCreditUpdate)) {
     header.op = vsock::kOpCreditUpdate;
   } else if (take(VsockConnection::kPendingCreditRequest)) {
     header.op = vsock::kOpCreditRequest;
   } else {
-    return false;
+    return std::nullopt;
   }
   connection.FillCredit(header);
-  return true;
+  return header;
+}
+
+std::size_t VsockMuxer::SendData(VsockConnection& connection,
+                                 std::span<const virtio::Segments> buffers,
+                                 std::span<std::uint32_t> lengths) {
+  // All of them in one read: a guest's buffers are small, and a call for each would cost more
+  // than what it copies.
+  room_.clear();
+  for (const virtio::Segments buffer : buffers) {
+    const std::vector<virtio::Segment> part =
+        virtio::Subrange(buffer, sizeof(Header), vsock::kMaxPayload);
+    room_.insert(room_.end(), part.begin(), part.end());
+  }
+  std::uint32_t left = connection.ReadFromHost(room_);
+  rx_bytes_.fetch_add(left, std::memory_order_relaxed);
+  std::size_t sent = 0;
+  for (; left > 0; ++sent) {
+    const auto room = static_cast<std::uint32_t>(std::min<std::uint64_t>(
+        virtio::TotalBytes(buffers[sent]) - sizeof(Header), vsock::kMaxPayload));
+    Header header = MakeHeader(connection.key, vsock::kOpData);
+    header.len = std::min(left, room);
+    connection.FillCredit(header);
+    virtio::CopyTo(buffers[sent], 0, AsBytes(header));
+    lengths[sent] = static_cast<std::uint32_t>(sizeof(header)) + header.len;
+    left -= header.len;
+  }
+  return sent;
 }
 
 void VsockMuxer::StartCloseTimer(VsockConnection& connection) {
@@ -456,6 +511,11 @@ void VsockMuxer::StartDrain(UniqueFd fd, ByteBuffer bytes) {
     drains_.erase(drain);
   });
   if (!watched.has_value()) drains_.erase(drain);
+}
+
+std::uint32_t VsockMuxer::WidestOfNext() const {
+  return open_streams() < kWideStreams ? VsockConnection::kWideWindow
+                                       : VsockConnection::kNarrowWindow;
 }
 
 Header VsockMuxer::MakeHeader(const VsockKey& key, std::uint16_t op) const {

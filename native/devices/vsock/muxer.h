@@ -13,7 +13,9 @@
 #include <list>
 #include <memory>
 #include <optional>
+#include <span>
 #include <unordered_map>
+#include <vector>
 
 #include "base/event_loop.h"
 #include "base/result.h"
@@ -72,9 +74,13 @@ class VsockMuxer {
   void ReceiveInvalid(const vsock::Header& header);
 
   [[nodiscard]] bool HasOutput() const { return !resets_.empty() || !ready_.empty(); }
-  // Writes the next packet for the guest into `buffer`, which has room for more than a
-  // header. Returns its length; 0 when there was nothing to send after all.
-  [[nodiscard]] std::uint32_t Send(virtio::Segments buffer);
+  // How much payload the next call of Send() has for the guest, as far as is known.
+  [[nodiscard]] std::uint32_t PayloadBytes() const;
+  // Writes the next packets for the guest, of one stream, into `buffers`, one into each;
+  // each has room for more than a header. Sets the lengths and returns the number of
+  // packets; 0 when there was nothing to send after all.
+  [[nodiscard]] std::size_t Send(std::span<const virtio::Segments> buffers,
+                                 std::span<std::uint32_t> lengths);
 
   [[nodiscard]] Counters counters() const;
 
@@ -113,9 +119,12 @@ class VsockMuxer {
   // False when the host cannot watch one more descriptor.
   bool UpdateInterest(VsockConnection& connection);
   void UpdateReady(VsockConnection& connection);
-  // Fills `header` with the connection's next packet and its payload, if any, into
-  // `room`. False when there is nothing to send.
-  bool NextPacket(VsockConnection& connection, virtio::Segments room, vsock::Header& header);
+  // The connection's next packet without data, of those pending bits of it that are in `which`.
+  [[nodiscard]] std::optional<vsock::Header> NextControl(VsockConnection& connection,
+                                                         std::uint32_t which);
+  // Packets of data, one into each buffer. Returns their number.
+  std::size_t SendData(VsockConnection& connection, std::span<const virtio::Segments> buffers,
+                       std::span<std::uint32_t> lengths);
   void StartCloseTimer(VsockConnection& connection);
 
   void Close(VsockConnection& connection, Ending ending);
@@ -126,6 +135,8 @@ class VsockMuxer {
   void QueueReset(const VsockKey& key, std::uint16_t type);
   void StartDrain(UniqueFd fd, ByteBuffer bytes);
   [[nodiscard]] vsock::Header MakeHeader(const VsockKey& key, std::uint16_t op) const;
+  // What the window of a connection that is made now may grow to: many share less memory each.
+  [[nodiscard]] std::uint32_t WidestOfNext() const;
   [[nodiscard]] std::size_t open_streams() const { return connections_.size() + drains_.size(); }
 
   EventLoop& loop_;
@@ -140,6 +151,8 @@ class VsockMuxer {
   std::list<VsockConnection*> ready_;
   std::deque<PendingReset> resets_;
   std::list<Drain> drains_;
+  // Of SendData(), kept for its memory.
+  std::vector<virtio::Segment> room_;
 
   // Written by the loop thread, read by any; relaxed, as each counts for itself.
   std::atomic<std::uint64_t> open_count_ = 0;

@@ -118,11 +118,11 @@ struct VsockFixture {
     VsockGuestStream stream;
   };
   // A stream that the host opened.
-  Pair Connect(std::uint32_t port = 1024) {
+  Pair Connect(std::uint32_t port = 1024, std::uint32_t buf_alloc = VsockGuest::kBufAlloc) {
     StartConnect(port);
     const VsockPacket request = guest.Expect(vsock::kOpRequest);
     REQUIRE(+request.header.dst_port == port);
-    VsockGuestStream stream(guest, port, request.header.src_port);
+    VsockGuestStream stream(guest, port, request.header.src_port, buf_alloc);
     stream.OnPacket(request);
     stream.Send(vsock::kOpResponse);
     Result<UniqueFd> outcome = WaitOutcome();

@@ -163,8 +163,9 @@ class VsockGuest {
 // One stream as the guest's kernel sees it: echoes credit as data is read.
 class VsockGuestStream {
  public:
-  VsockGuestStream(VsockGuest& guest, std::uint32_t guest_port, std::uint32_t host_port)
-      : guest_(guest), guest_port_(guest_port), host_port_(host_port) {}
+  VsockGuestStream(VsockGuest& guest, std::uint32_t guest_port, std::uint32_t host_port,
+                   std::uint32_t buf_alloc = VsockGuest::kBufAlloc)
+      : guest_(guest), guest_port_(guest_port), host_port_(host_port), buf_alloc_(buf_alloc) {}
 
   // A packet of the host for this stream.
   void OnPacket(const VsockPacket& packet) {
@@ -173,10 +174,10 @@ class VsockGuestStream {
     switch (packet.header.op) {
       case vsock::kOpData:
         // The host keeps within our credit.
-        REQUIRE(received_ + packet.header.len - announced_ <= VsockGuest::kBufAlloc);
+        REQUIRE(received_ + packet.header.len - announced_ <= buf_alloc_);
         received_ += packet.header.len;
         input.insert(input.end(), packet.payload.begin(), packet.payload.end());
-        if (received_ - announced_ > VsockGuest::kBufAlloc / 2) Send(vsock::kOpCreditUpdate);
+        if (received_ - announced_ > buf_alloc_ / 2) Send(vsock::kOpCreditUpdate);
         break;
       case vsock::kOpShutdown:
         shutdown |= packet.header.flags;
@@ -193,7 +194,8 @@ class VsockGuestStream {
   }
   // Sends as much of the rest as credit and buffers allow; returns what it took.
   std::size_t SendSome(std::span<const std::byte> rest) {
-    const std::uint32_t free = peer_buf_alloc_ - (sent_ - peer_fwd_cnt_);
+    // No more in flight than its own buffer holds, as later kernels of 6.1 have it.
+    const std::uint32_t free = std::min(peer_buf_alloc_, buf_alloc_) - (sent_ - peer_fwd_cnt_);
     const std::size_t chunk =
         std::min({rest.size(), std::size_t{free}, std::size_t{VsockGuest::kMaxChunk}});
     if (chunk == 0 || !guest_.CanSend()) return 0;
@@ -203,6 +205,7 @@ class VsockGuestStream {
   }
   void Send(std::uint16_t op, std::uint32_t flags = 0, std::span<const std::byte> payload = {}) {
     vsock::Header header = VsockGuest::MakeHeader(op, guest_port_, host_port_);
+    header.buf_alloc = buf_alloc_;
     header.flags = flags;
     header.fwd_cnt = received_;
     announced_ = received_;
@@ -211,6 +214,8 @@ class VsockGuestStream {
 
   [[nodiscard]] std::uint32_t guest_port() const { return guest_port_; }
   [[nodiscard]] std::uint32_t host_port() const { return host_port_; }
+  // What the host allows to be in flight.
+  [[nodiscard]] std::uint32_t peer_buf_alloc() const { return peer_buf_alloc_; }
 
   std::vector<std::byte> input;
   std::uint32_t shutdown = 0;
@@ -220,6 +225,7 @@ class VsockGuestStream {
   VsockGuest& guest_;
   std::uint32_t guest_port_;
   std::uint32_t host_port_;
+  std::uint32_t buf_alloc_;
   std::uint32_t peer_buf_alloc_ = 0;
   std::uint32_t peer_fwd_cnt_ = 0;
   std::uint32_t sent_ = 0;
