@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "log.h"
 #include "mounts.h"
 
 struct inner_mount {
@@ -64,6 +65,21 @@ static int mount_run(struct text* reason) {
   return error == ENOENT ? 0 : error;
 }
 
+// Twice a second the kernel asks itself whether to compact memory that nobody asks it for, each
+// time with grace periods of RCU after it: nine tenths of what an idle guest does. It still
+// compacts when an allocation needs it.
+static void compact_on_demand_only(void) {
+  const int fd = open("/proc/sys/vm/compaction_proactiveness", O_WRONLY | O_CLOEXEC);
+  // Not every kernel has it.
+  if (fd < 0) {
+    return;
+  }
+  if (write(fd, "0", 1) < 0) {
+    log_error("write to /proc/sys/vm/compaction_proactiveness", errno);
+  }
+  close(fd);
+}
+
 static int mount_inside(struct text* reason) {
   for (size_t i = 0; i < sizeof(kMounts) / sizeof(kMounts[0]); i++) {
     const int error = mount_at(&kMounts[i].request, reason);
@@ -79,6 +95,7 @@ static int mount_inside(struct text* reason) {
       return error;
     }
   }
+  compact_on_demand_only();
   return mount_run(reason);
 }
 
