@@ -117,7 +117,10 @@ export type NativeEvent =
   | { type: 'console-overflow'; droppedBytes: number };
 
 export interface NativeVcpuStats {
+  /** How often it left the guest, also where KVM served it. */
   exits: number;
+  /** How often this process served a register of a device. */
+  deviceExits: number;
   /** Instructions that KVM emulated, from the vCPU's statistics file; -1 where the host does not count. */
   emulatedInstructions: number;
   /** How long it was halted, in ns, until the last time that it woke; -1 as above. */

@@ -49,6 +49,7 @@ export async function sampleMetrics(source: MetricsSource, since?: Metrics): Pro
       percent: elapsed > 0 ? (100 * used) / elapsed : 0,
       haltedMs: halted.some((ns) => ns < 0) ? null : sum(halted) / NS_PER_MS,
       exits: sum(stats.vcpus.map((vcpu) => vcpu.exits)),
+      deviceExits: sum(stats.vcpus.map((vcpu) => vcpu.deviceExits)),
       emulatedInstructions: emulated.some((count) => count < 0) ? null : sum(emulated),
     },
     memory: { limitBytes: source.limitBytes, residentBytes, guest },

@@ -1,7 +1,10 @@
 #include "machine/device_set.h"
 
+#include <sys/eventfd.h>
+
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <charconv>
 #include <utility>
 
@@ -16,7 +19,7 @@ namespace embervm::machine {
 namespace {
 
 constexpr std::size_t kMaxSlots = layout::kIoApicPins - layout::kFirstDeviceIrq;
-constexpr std::uint32_t kNotifyLength = 4;
+constexpr std::uint32_t kRegisterLength = 4;
 
 GuestAddr SlotBase(std::size_t index) {
   return layout::kMmioDevices + index * layout::kMmioDeviceSize;
@@ -46,6 +49,11 @@ Result<std::unique_ptr<DeviceSet>> DeviceSet::Create(const MachineConfig& config
                                                      devices::ConsoleRing& console,
                                                      const FailureHandler& on_failure) {
   std::unique_ptr<DeviceSet> set(new DeviceSet(vm, memory, loop, on_failure));
+  set->acknowledged_ = UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!set->acknowledged_.valid()) {
+    return std::unexpected(
+        Error::FromErrno("ERR_RESOURCE_LIMIT", "eventfd", errno, "virtio acknowledgements"));
+  }
   for (const DriveConfig& drive : config.drives) {
     EMBERVM_TRY_ASSIGN(std::unique_ptr<devices::BlockDevice> block,
                        devices::BlockDevice::Open(drive.path, drive.read_only, drive.id));
@@ -100,11 +108,18 @@ Result<> DeviceSet::Add(std::unique_ptr<virtio::Device> device) {
 Result<> DeviceSet::Wire(std::size_t index, std::size_t queues) {
   Slot& slot = slots_[index];
   EMBERVM_TRY(slot.transport->ReserveQueues(queues));
-  if (!slot.irq_wired) EMBERVM_TRY(vm_.AddIrqFd(SlotIrq(index), slot.transport->irq_fd()));
+  if (!slot.irq_wired) {
+    EMBERVM_TRY(vm_.AddIrqFd(SlotIrq(index), slot.transport->irq_fd()));
+    // Nobody reads it: see MmioTransport on acknowledgements.
+    EMBERVM_TRY(vm_.AddIoEventFd({.addr = SlotBase(index) + virtio::kRegInterruptAck,
+                                  .length = kRegisterLength,
+                                  .datamatch = virtio::kInterruptQueue},
+                                 acknowledged_.get()));
+  }
   slot.irq_wired = true;
   for (; slot.wired_queues < queues; ++slot.wired_queues) {
     EMBERVM_TRY(vm_.AddIoEventFd({.addr = SlotBase(index) + virtio::kRegQueueNotify,
-                                  .length = kNotifyLength,
+                                  .length = kRegisterLength,
                                   .datamatch = slot.wired_queues},
                                  slot.transport->notify_fd(slot.wired_queues)));
   }

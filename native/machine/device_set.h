@@ -94,6 +94,8 @@ class DeviceSet {
 
   KvmVm& vm_;
   const GuestMemory& memory_;
+  // Where KVM puts the acknowledgements of queues' interrupts, of all slots.
+  UniqueFd acknowledged_;
   EventLoop& loop_;
   const FailureHandler on_failure_;
   // None is added or removed once vCPUs run.

@@ -10,7 +10,10 @@
 namespace embervm::machine {
 
 struct VcpuUsage {
+  // All, also those that KVM serves itself.
   std::uint64_t exits = 0;
+  // Accesses to registers and ports that the monitor served.
+  std::uint64_t device_exits = 0;
   // -1 where the host does not count.
   std::int64_t emulated_instructions = -1;
   // Until the last time that it woke; -1 where the host does not count.

@@ -116,6 +116,7 @@ std::optional<ExitInfo> VcpuThread::RunGuest() {
     if (!emulation) {
       device_time_ns_.fetch_add(static_cast<std::uint64_t>(MonotonicNs() - began_ns),
                                 std::memory_order_relaxed);
+      device_exits_.fetch_add(1, std::memory_order_relaxed);
     }
     if (end.has_value()) return end;
   }
@@ -134,6 +135,7 @@ VcpuUsage VcpuThread::Usage() const {
       }
     }
   }
+  usage.device_exits = device_exits_.load(std::memory_order_relaxed);
   usage.device_time_ns = device_time_ns_.load(std::memory_order_relaxed);
   timespec time{};
   const clockid_t clock = cpu_clock_.load();

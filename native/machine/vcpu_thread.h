@@ -90,6 +90,7 @@ class VcpuThread {
   std::atomic<clockid_t> cpu_clock_{kNoClock};
   std::atomic<std::uint64_t> cpu_time_ns_{0};
   std::atomic<std::uint64_t> device_time_ns_{0};
+  std::atomic<std::uint64_t> device_exits_{0};
   std::atomic<std::int64_t> first_run_ns_{kNotYet};
 };
 

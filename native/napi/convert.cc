@@ -25,6 +25,7 @@ Napi::Array VcpusToJs(Napi::Env env, const std::vector<machine::VcpuUsage>& vcpu
     object.Set("emulatedInstructions", Count(env, vcpu.emulated_instructions));
     object.Set("haltedNs", Count(env, vcpu.halted_ns));
     object.Set("cpuTimeNs", Count(env, vcpu.cpu_time_ns));
+    object.Set("deviceExits", Count(env, vcpu.device_exits));
     object.Set("deviceTimeNs", Count(env, vcpu.device_time_ns));
     array.Set(index++, object);
   }

@@ -5,6 +5,11 @@
 // page as a read-only memory slot and reads cost no exit; Read() serves the same bytes
 // where it does not. Writes always come through Write().
 //
+// The acknowledgement of a queue's interrupt need not come here: the machine may let KVM
+// swallow it, which saves an exit for each interrupt. The cause then stays in the register,
+// and all that costs is that the driver looks at its used rings when its configuration has
+// changed. Acknowledgements with the other cause must come.
+//
 // Life: create before the loop runs or on the loop thread. Destroy after the loop has
 // ended (or on its thread) and after the vCPU threads are gone, before the device and
 // the loop.

@@ -397,6 +397,23 @@ describeGuest('a sandbox', () => {
     expect(guest.freeBytes).toBeLessThan(guest.totalBytes);
   });
 
+  test('writes no register of a device while data moves', async () => {
+    const command = 'dd if=/dev/zero of=/root/moved bs=64k count=16 conv=fsync; cat /root/moved';
+    // The first time loads the programs.
+    await sandbox.shell(command);
+    const before = await sandbox.metrics();
+    const { stdout } = await sandbox.shell(command);
+    const after = await sandbox.metrics();
+    expect(stdout).toHaveLength(2 ** 20);
+    expect(after.disk.writtenBytes - before.disk.writtenBytes).toBeGreaterThanOrEqual(2 ** 20);
+    expect(after.vsock.sentBytes - before.vsock.sentBytes).toBeGreaterThan(2 ** 20);
+    // What is left is one read of the cause for each interrupt, and those come in batches: an
+    // exit for each buffer of 4 KiB, or for each acknowledgement, would be hundreds.
+    const exits = after.cpu.deviceExits - before.cpu.deviceExits;
+    expect(exits).toBeGreaterThan(0);
+    expect(exits).toBeLessThan(100);
+  });
+
   test('counts in a stream what came since the sample before', async () => {
     const busy = sandbox.shell('while :; do :; done');
     await busy.pid;
