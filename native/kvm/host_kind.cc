@@ -15,7 +15,7 @@ namespace {
 constexpr std::string_view kPvmCommandLine =
     "clearcpuid=smap,smep,cx16,erms,fsrm,umip,fsgsbase,popcnt,bmi1,bmi2,rdpid,invpcid,pcid,"
     "movbe,rdrand,rdseed,xsaves,xsavec,xsaveopt,pku "
-    "rodata=off tick_stride=4 dmesg_level=5";
+    "rodata=off tick_stride=4 dmesg_level=5 clocksource=kvm-clock";
 
 // Documentation/virt/kvm/x86/cpuid.rst: the features that need no hypercall
 // (clocksources, delay, steal time, and the stable-clock bit).

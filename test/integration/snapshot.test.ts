@@ -34,7 +34,11 @@ afterAll(async () => {
 describeGuest('a guest with its agent', () => {
   let original: AgentGuest;
   let parent: AgentGuest;
+  let savedUptime = 0;
   const open: Machine[] = [];
+
+  const uptime = async (guest: AgentGuest): Promise<number> =>
+    Number((await shell(guest, 'cat /proc/uptime')).split(' ')[0]);
 
   /** A clone with a disk of its own, awake. */
   async function clone(snapshot: string, name: string, hostname?: string): Promise<AgentGuest> {
@@ -54,6 +58,7 @@ describeGuest('a guest with its agent', () => {
     const running = await startShell(original.machine, 'echo up; sleep 1000');
     expect(await running.receive()).toMatchObject({ type: 'started' });
 
+    savedUptime = await uptime(original);
     await original.machine.pause();
     const report = await original.machine.snapshot(at('base'));
     copySparse(at('original.ext4'), at('base.ext4'));
@@ -119,6 +124,16 @@ describeGuest('a guest with its agent', () => {
       await child.machine.close();
     }
     expect(await shell(parent, 'cat /note')).toBe('one');
+  });
+
+  test('goes on where its clock stood, however old the snapshot is', async () => {
+    // Else it would have to make up for every second of a snapshot's age.
+    const began = performance.now();
+    const late = await clone('base', 'late');
+    const ran = (await uptime(late)) - savedUptime;
+    const slack = 3;
+    expect(ran).toBeLessThan((performance.now() - began) / 1000 + slack);
+    await late.machine.close();
   });
 
   test('is saved while it runs, again and again, and shuts down in order', async () => {
