@@ -1,8 +1,13 @@
 /** Options of images, and what is told while one is pulled. */
 import { resolve } from 'node:path';
-import { abortSignal, cleanText, hostPath, nonEmptyText } from './common.js';
+import { abortSignal, cleanText, hostPath } from './common.js';
 import { parseConfig } from './parse.js';
-import { type RegistryOptions, registryOptions } from './registry.js';
+import {
+  type RegistryCredentials,
+  type RegistryOptions,
+  registryCredentials,
+  registryOptions,
+} from './registry.js';
 import * as z from './zod.js';
 
 /** What is told to `onProgress` while an image is pulled, in this order; layers side by side. */
@@ -38,15 +43,10 @@ export type ImageOption =
   /** A raw disk with an ext4 or EROFS file system, which is never written to. */
   | { disk: string };
 
-export interface RegistryAuth {
-  username: string;
-  password: string;
-}
-
 export interface PullOptions {
   /** Default `always`: the registry is asked whether the name stands for another image now. */
   policy?: PullPolicy | undefined;
-  auth?: RegistryAuth | undefined;
+  auth?: RegistryCredentials | undefined;
   /** Mirrors, trust roots, time limits. */
   registry?: RegistryOptions | undefined;
   onProgress?: ((event: ImageProgressEvent) => void) | undefined;
@@ -90,11 +90,6 @@ export const imageOption: z.ZodMiniType<ImageOption> = z.union([
 
 export const pullPolicy: z.ZodMiniType<PullPolicy> = z.enum(['always', 'if-missing', 'never']);
 
-export const registryAuth: z.ZodMiniType<RegistryAuth> = z.strictObject({
-  username: nonEmptyText,
-  password: cleanText,
-});
-
 const onProgress = z.custom<(event: ImageProgressEvent) => void>(
   (value) => typeof value === 'function',
   { message: 'must be a function' },
@@ -103,7 +98,7 @@ const onProgress = z.custom<(event: ImageProgressEvent) => void>(
 const pull: z.ZodMiniType<PullOptions & { reference: string }> = z.strictObject({
   reference: imageReference,
   policy: z.optional(pullPolicy).check(z.describe('when the registry is asked')),
-  auth: z.optional(registryAuth).check(z.describe('who asks')),
+  auth: z.optional(registryCredentials).check(z.describe('who asks')),
   registry: z.optional(registryOptions).check(z.describe('how registries are reached')),
   onProgress: z.optional(onProgress),
   signal: z.optional(abortSignal),

@@ -1,5 +1,5 @@
 /** How registries are reached: mirrors, plain HTTP, trust roots, credentials, time limits. */
-import { hostPath, limitMs, nonEmptyText } from './common.js';
+import { cleanText, hostPath, limitMs, nonEmptyText } from './common.js';
 import { parseConfig } from './parse.js';
 import * as z from './zod.js';
 
@@ -36,6 +36,11 @@ export interface RegistryOptions {
    * none. Default `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`, when it is there.
    */
   dockerConfig?: string | false | undefined;
+  /**
+   * The address of an HTTP proxy, for all but loopback addresses; false for none. Default: what
+   * `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` say.
+   */
+  proxy?: string | false | undefined;
   /** Until a connection is there, TLS included; default 15 s. */
   connectTimeoutMs?: number | undefined;
   /** Until the answer begins; default 30 s. */
@@ -53,6 +58,7 @@ export interface RegistryOptions {
 export interface ResolvedRegistryOptions {
   registries: Readonly<Record<string, RegistryHostOptions>>;
   dockerConfig?: string | false | undefined;
+  proxy?: string | false | undefined;
   connectTimeoutMs: number;
   headersTimeoutMs: number;
   idleTimeoutMs: number;
@@ -69,9 +75,9 @@ function isMirror(text: string): boolean {
   return `${url.username}${url.password}${url.search}${url.hash}` === '';
 }
 
-const credentials: z.ZodMiniType<RegistryCredentials> = z.strictObject({
+export const registryCredentials: z.ZodMiniType<RegistryCredentials> = z.strictObject({
   username: nonEmptyText.check(z.refine((name) => !name.includes(':'), 'must not contain ":"')),
-  password: z.string(),
+  password: cleanText,
 });
 
 const host: z.ZodMiniType<RegistryHostOptions> = z.strictObject({
@@ -95,12 +101,15 @@ const host: z.ZodMiniType<RegistryHostOptions> = z.strictObject({
         ),
       ),
   ),
-  auth: z.optional(credentials),
+  auth: z.optional(registryCredentials),
 });
+
+const never = z.custom<false>((value) => value === false);
 
 const registry: z.ZodMiniType<ResolvedRegistryOptions> = z.strictObject({
   registries: z._default(z.record(nonEmptyText, host), {}),
-  dockerConfig: z.optional(z.union([hostPath, z.custom<false>((value) => value === false)])),
+  dockerConfig: z.optional(z.union([hostPath, never])),
+  proxy: z.optional(z.union([nonEmptyText, never])),
   connectTimeoutMs: z._default(limitMs, 15_000),
   headersTimeoutMs: z._default(limitMs, 30_000),
   idleTimeoutMs: z._default(limitMs, 30_000),

@@ -85,8 +85,9 @@ Result<> TarReader::Push(std::span<const std::byte> bytes) {
 }
 
 Result<> TarReader::Finish() {
-  const bool between = state_ == State::kHeader && block_filled_ == 0 && !has_extension_;
-  if (state_ != State::kEnd && !between) {
+  const bool between =
+      (state_ == State::kHeader && block_filled_ == 0) || state_ == State::kPadding;
+  if (state_ != State::kEnd && (!between || has_extension_)) {
     return Invalid("the archive is cut off in the middle of an entry");
   }
   return {};

@@ -42,6 +42,7 @@ class TarReader {
   [[nodiscard]] Result<> Push(std::span<const std::byte> bytes);
   // The archive is complete. One without an end mark is accepted where it ends between two
   // entries, as Docker and containerd accept it: that none is missing is known by the digest.
+  // umoci writes such, which also end without the padding of their last entry.
   [[nodiscard]] Result<> Finish();
 
  private:

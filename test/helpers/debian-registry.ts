@@ -4,7 +4,7 @@
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { copyFile, mkdir, writeFile } from 'node:fs/promises';
+import { copyFile, lstat, mkdir, stat, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -70,9 +70,11 @@ export class DebianRegistry {
   }
 
   async stop(): Promise<void> {
-    if (this.#process === undefined || this.#process.exitCode !== null) return;
-    const ended = once(this.#process, 'exit');
-    this.#process.kill('SIGTERM');
+    const running = this.#process;
+    this.#process = undefined;
+    if (running === undefined || running.exitCode !== null) return;
+    const ended = once(running, 'exit');
+    running.kill('SIGTERM');
     await ended;
   }
 
@@ -93,6 +95,31 @@ export class DebianRegistry {
     return layout;
   }
 
+  /** An image of one layer for each of these lists of installed packages, and what it runs. */
+  async makePackageLayout(tag: string, layers: string[][], cmd: string[]): Promise<string> {
+    const layout = join(this.directory, `layout-${tag}`);
+    const image = `${layout}:${tag}`;
+    await run('umoci', ['init', '--layout', layout]);
+    await run('umoci', ['new', '--image', image]);
+    for (const [index, packages] of layers.entries()) {
+      const tree = join(this.directory, `${tag}-${index}`);
+      await copyPackages(packages, tree);
+      await run('umoci', ['insert', '--rootless', '--image', image, tree, '/']);
+    }
+    const words = cmd.flatMap((word) => ['--config.cmd', word]);
+    await run('umoci', ['config', '--image', image, ...words]);
+    return layout;
+  }
+
+  /** Docker's configuration, as `docker login` leaves it, in a directory for `DOCKER_CONFIG`. */
+  async logIn(): Promise<string> {
+    const { username, password } = account;
+    const auth = Buffer.from(`${username}:${password}`).toString('base64');
+    const config = JSON.stringify({ auths: { [this.host]: { auth } } });
+    await writeFile(join(this.directory, 'config.json'), config);
+    return this.directory;
+  }
+
   /** Copies between what skopeo knows; into the registry, with credentials. */
   async copy(from: string, to: string, ...options: string[]): Promise<void> {
     const { username, password } = account;
@@ -104,4 +131,20 @@ export class DebianRegistry {
       ...[from, to],
     ]);
   }
+}
+
+/** What installed packages have, without documents; links to directories are those of this host. */
+async function copyPackages(packages: string[], tree: string): Promise<void> {
+  const { stdout } = await run('dpkg', ['--listfiles', ...packages]);
+  const paths = stdout.split('\n').filter((path) => /^\/(?!usr\/share\/)./.test(path));
+  const files: string[] = [];
+  for (const path of paths) {
+    const own = await lstat(path).catch(() => undefined);
+    const isDirectory = (await stat(path).catch(() => undefined))?.isDirectory() === true;
+    if (own !== undefined && !isDirectory) files.push(path.slice(1));
+  }
+  await mkdir(tree, { recursive: true });
+  const list = `${tree}.list`;
+  await writeFile(list, files.join('\n'));
+  await run('sh', ['-c', 'tar -C / -c -T "$1" | tar -C "$2" -x', 'sh', list, tree]);
 }

@@ -1,11 +1,15 @@
+import { execFile } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { ImageContents, ImageSource } from '../../lib/image/source.js';
 import { ArchiveSource, LayoutSource } from '../../lib/image/sources/local.js';
 import { RegistrySource } from '../../lib/image/sources/registry.js';
+import { packageRoot } from '../../lib/native/package-root.js';
 import { account, DebianRegistry } from '../helpers/debian-registry.js';
 import { makeDirectory } from '../helpers/directory.js';
+import { BOOT_TIMEOUT_MS, describeGuest, useHome } from '../helpers/guest.js';
 import { sha256 } from '../helpers/image-fixture.js';
 import { collect } from '../helpers/loopback-registry.js';
 import { rejection } from '../helpers/rejection.js';
@@ -117,4 +121,49 @@ describe("Debian's registry", () => {
       expect(error.context.registry).toBe(registry.host);
     }
   });
+});
+
+describeGuest('Python of Debian packages', () => {
+  const home = useHome('own');
+  const name = (): string => `${registry.host}/team/python:3`;
+  const program = 'import sys, zlib; print(sys.version_info[0], zlib.crc32(b"embervm"))';
+
+  /** The example, as somebody who has logged in to the registry runs it. */
+  async function runExample(...args: string[]) {
+    const example = join(packageRoot(), 'examples/run-image.mjs');
+    const env = { ...process.env, EMBERVM_HOME: home, DOCKER_CONFIG: await registry.logIn() };
+    return promisify(execFile)(process.execPath, [example, name(), ...args], { env });
+  }
+
+  beforeAll(async () => {
+    const layers = [
+      ['libc6', 'zlib1g', 'libexpat1'],
+      ['python3-minimal', 'python3.11-minimal', 'libpython3.11-minimal'],
+    ];
+    const made = await registry.makePackageLayout('python', layers, ['python3', '-c', program]);
+    await registry.copy(`oci:${made}:python`, `docker://${name()}`);
+  });
+
+  it(
+    'runs in a guest, and tells how far the pull is',
+    async () => {
+      const { stdout, stderr } = await runExample();
+      expect(stdout).toBe('3 43121679\n');
+      const lines = stderr.trim().split('\n');
+      expect(lines[0]).toBe(`${name()}: looking it up`);
+      expect(lines.filter((line) => /^[0-9a-f]{12}: [\d.]+ MiB, done$/.test(line))).toHaveLength(2);
+      expect(lines.at(-1)).toBe(`${name()}: done`);
+    },
+    BOOT_TIMEOUT_MS,
+  );
+
+  it(
+    'runs again without the registry, and says nothing',
+    async () => {
+      await registry.stop();
+      const run = await runExample('python3', '-c', 'print("again")');
+      expect(run).toEqual({ stdout: 'again\n', stderr: '' });
+    },
+    BOOT_TIMEOUT_MS,
+  );
 });

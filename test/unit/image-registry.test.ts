@@ -1,4 +1,3 @@
-import { execFileSync } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import type { RegistryOptions } from '../../lib/config/registry.js';
@@ -11,6 +10,7 @@ import {
   useRegistries,
 } from '../helpers/loopback-registry.js';
 import { rejection } from '../helpers/rejection.js';
+import { selfSigned } from '../helpers/self-signed.js';
 
 const start = useRegistries();
 const quick: RegistryOptions = { dockerConfig: false, retries: 2, retryDelayMs: 5 };
@@ -21,21 +21,6 @@ function sourceOf(
   options: RegistryOptions = {},
 ): RegistrySource {
   return new RegistrySource(`${registry.host}/${name}`, { registry: { ...quick, ...options } });
-}
-
-/** A certificate for loopback, and its key. */
-function selfSigned(): { key: string; cert: string } {
-  const out = execFileSync(
-    'openssl',
-    [
-      ...['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes'],
-      ...['-subj', '/CN=loopback', '-addext', 'subjectAltName=IP:127.0.0.1', '-days', '2'],
-      ...['-keyout', '-', '-out', '-'],
-    ],
-    { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] },
-  );
-  const at = out.indexOf('-----BEGIN CERTIFICATE-----');
-  return { key: out.slice(0, at), cert: out.slice(at) };
 }
 
 async function withImage(misbehave?: Misbehaviour) {

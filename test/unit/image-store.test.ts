@@ -378,26 +378,3 @@ test.each(['docker', 'oci'] as const)('an image is the same after %s', async (fo
   });
   expect(readFileSync(archive).equals(before)).toBe(true);
 });
-
-test.skipIf(process.getuid?.() !== 0).each([
-  ['a layer', '256k', 'none'],
-  ['an unpacked layer', '450k', 'gzip'],
-  ['a root', '800k', 'gzip'],
-] as const)('a disk too small for %s is said to be full, and emptied', async (_what, size, how) => {
-  const home = join(sandboxes(), '..');
-  mkdirSync(home, { recursive: true });
-  execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${size}`, 'none', home]);
-  try {
-    const source = new MadeSource([layerOf(tarOf(`full-${size}`, { noise }), how)]);
-    expect(await rejection(pullFrom(source))).toMatchObject({
-      code: 'ERR_IMAGE_WRITE',
-      errno: 'ENOSPC',
-    });
-    expect(leftOvers()).toEqual([]);
-    expect([...filesOf('roots'), ...filesOf('manifests'), ...filesOf('refs')]).toEqual([]);
-    await Image.prune();
-    expect(filesOf('blobs')).toEqual([]);
-  } finally {
-    execFileSync('umount', [home]);
-  }
-});

@@ -2,6 +2,7 @@
 import type { RegistryHostOptions, ResolvedRegistryOptions } from '../../config/registry.js';
 import { ImageError } from '../../errors.js';
 import { apiHostOf } from '../reference.js';
+import { isLoopback } from './proxy.js';
 
 export interface Endpoint {
   /** The name under which there are credentials for it. */
@@ -13,18 +14,14 @@ export interface Endpoint {
   readonly isMirror: boolean;
 }
 
-/** Of 127.0.0.0/8, ::1 and localhost, to which nobody but this host can listen. */
-function isLoopback(host: string): boolean {
-  const name = host.replace(/:\d+$/, '').toLowerCase();
-  return name === 'localhost' || name === '[::1]' || /^127(\.\d{1,3}){3}$/.test(name);
-}
-
 function optionsOf(options: ResolvedRegistryOptions, name: string): RegistryHostOptions {
   return Object.hasOwn(options.registries, name) ? (options.registries[name] ?? {}) : {};
 }
 
 function schemeOf(host: string, { insecure, ca }: RegistryHostOptions): string {
-  return (insecure ?? (isLoopback(host) && ca === undefined)) ? 'http' : 'https';
+  return (insecure ?? (isLoopback(host.replace(/:\d+$/, '')) && ca === undefined))
+    ? 'http'
+    : 'https';
 }
 
 function mirrorOf(text: string, options: ResolvedRegistryOptions): Endpoint {

@@ -11,6 +11,7 @@ export interface Subject {
   readonly context: ErrorContext;
 }
 
+const PROXY_REFUSES = 407;
 const TOO_MANY_REQUESTS = 429;
 const REQUEST_TIMEOUT = 408;
 const MAX_CODE = 60;
@@ -39,6 +40,7 @@ export function connectionFailure(error: unknown, subject: Subject): ImageError 
   const code = codeOf(root);
   const { registry } = subject.context;
   const options = { cause: error, context: { ...subject.context, reason: code } };
+  if (isProxyRefusal(error)) return proxyRefusal(subject, options);
   if (CERTIFICATE_CODE.test(code)) {
     return new ImageError(
       'ERR_REGISTRY_UNAVAILABLE',
@@ -56,7 +58,7 @@ export function connectionFailure(error: unknown, subject: Subject): ImageError 
   const reason = code === '' ? String((root as Error | undefined)?.message ?? root) : code;
   const failure = new ImageError(
     'ERR_REGISTRY_UNAVAILABLE',
-    `${subject.what} could not be read, ${registry} is not to be reached or too slow: ${reason}`,
+    `${subject.what} could not be read, ${registry} is not to be reached${viaProxy(subject)} or too slow: ${reason}`,
     options,
   );
   return code === 'ENOTFOUND' ? failure : new TemporaryFailure(failure);
@@ -112,6 +114,7 @@ export function statusFailure(refusal: Refusal, subject: Subject): ImageError | 
       wait,
     );
   }
+  if (status === PROXY_REFUSES) return proxyRefusal(subject, { context });
   if (status === 404) {
     return new ImageError(
       'ERR_IMAGE_NOT_FOUND',
@@ -140,5 +143,25 @@ function deniedError(
       ? `${registry} refuses ${subject.what} to these credentials${detail}: check them and their rights`
       : `${registry} wants credentials for ${subject.what}${detail}: run "docker login ${registry}" or pass registryAuth`,
     { context },
+  );
+}
+
+function viaProxy({ context }: Subject): string {
+  return context.proxy === undefined ? '' : ` through the proxy ${context.proxy}`;
+}
+
+/** What undici makes of the answer of a proxy; it has no code of its own. */
+function isProxyRefusal(error: unknown): boolean {
+  return error instanceof Error && /\b[Pp]roxy\b.*\(407\)/.test(error.message);
+}
+
+function proxyRefusal(
+  subject: Subject,
+  options: { cause?: unknown; context: ErrorContext },
+): ImageError {
+  return new ImageError(
+    'ERR_REGISTRY_UNAVAILABLE',
+    `the proxy${subject.context.proxy === undefined ? '' : ` ${subject.context.proxy}`} wants credentials: put them into its address, as in http://user:password@proxy.example:3128`,
+    options,
   );
 }

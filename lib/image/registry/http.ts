@@ -5,10 +5,11 @@
  */
 import type { Readable } from 'node:stream';
 import { rootCertificates } from 'node:tls';
-import type { Agent, Dispatcher } from 'undici';
+import type { Dispatcher } from 'undici';
 import { abortedError, EmbervmError, ImageError } from '../../errors.js';
 import { sdkVersion } from '../../native/version.js';
 import { connectionFailure, type Subject } from './failures.js';
+import { proxyFor } from './proxy.js';
 import { TemporaryFailure } from './retry.js';
 
 export interface TransportOptions {
@@ -19,6 +20,8 @@ export interface TransportOptions {
   readonly ca?: string | undefined;
   /** Whether requests may go without TLS: only where the registry itself has none. */
   readonly allowHttp: boolean;
+  /** In place of what the environment says; false for none. */
+  readonly proxy?: string | false | undefined;
 }
 
 export interface HttpRequest {
@@ -75,7 +78,8 @@ async function readAll(answer: HttpAnswer, limit: number): Promise<Buffer | unde
 
 export class Transport {
   readonly #options: TransportOptions;
-  #agent: Promise<Agent> | undefined;
+  /** By the address of the proxy; empty for none. */
+  readonly #dispatchers = new Map<string, Promise<Dispatcher>>();
   #closed = false;
 
   constructor(options: TransportOptions) {
@@ -142,14 +146,18 @@ export class Transport {
     url: URL,
     authorization: string | undefined,
   ): Promise<Omit<HttpAnswer, 'elsewhere'>> {
-    const { signal, subject } = request;
+    const { signal } = request;
+    const proxy = proxyFor(url, this.#options.proxy, process.env);
+    const subject = through(proxy, request.subject);
     // Imported here: whoever pulls nothing should not wait for it.
     const { request: send } = await import('undici');
-    const dispatcher = await this.#open();
+    const dispatcher = await this.#open(proxy);
     if (signal?.aborted) throw abortedError(signal, `reading ${subject.what}`);
     try {
       const { statusCode, headers, body } = await send(url, {
         dispatcher,
+        headersTimeout: this.#options.headersTimeoutMs,
+        bodyTimeout: this.#options.idleTimeoutMs,
         method: request.method ?? 'GET',
         headers: {
           'user-agent': `embervm/${sdkVersion}`,
@@ -180,29 +188,41 @@ export class Transport {
     return connectionFailure(error, subject);
   }
 
-  #open(): Promise<Dispatcher> {
-    this.#agent ??= this.#createAgent();
-    return this.#agent;
+  #open(proxy: URL | undefined): Promise<Dispatcher> {
+    const key = proxy?.href ?? '';
+    const known = this.#dispatchers.get(key);
+    if (known !== undefined) return known;
+    const dispatcher = this.#createDispatcher(proxy);
+    this.#dispatchers.set(key, dispatcher);
+    return dispatcher;
   }
 
-  async #createAgent(): Promise<Agent> {
-    const { Agent } = await import('undici');
-    const { ca, connectTimeoutMs, headersTimeoutMs, idleTimeoutMs } = this.#options;
-    return new Agent({
-      connections: MAX_CONNECTIONS,
-      headersTimeout: headersTimeoutMs,
-      bodyTimeout: idleTimeoutMs,
-      connect: {
-        timeout: connectTimeoutMs,
-        ...(ca === undefined ? {} : { ca: [...rootCertificates, ca] }),
-      },
+  /** Of our own: the global one belongs to the process that we are in. */
+  async #createDispatcher(proxy: URL | undefined): Promise<Dispatcher> {
+    const { Agent, ProxyAgent } = await import('undici');
+    const { ca, connectTimeoutMs: timeout } = this.#options;
+    const trust = { timeout, ...(ca === undefined ? {} : { ca: [...rootCertificates, ca] }) };
+    const connections = MAX_CONNECTIONS;
+    if (proxy === undefined) return new Agent({ connections, connect: trust });
+    // Without TLS the proxy gets the requests as they are: many of them tunnel to port 443 alone.
+    return new ProxyAgent({
+      uri: proxy.href,
+      proxyTunnel: false,
+      connections,
+      requestTls: trust,
+      proxyTls: { timeout },
     });
   }
 
   /** Ends what is under way, too. */
   async close(): Promise<void> {
     this.#closed = true;
-    const agent = await this.#agent;
-    await agent?.destroy();
+    const dispatchers = await Promise.all(this.#dispatchers.values());
+    await Promise.all(dispatchers.map((dispatcher) => dispatcher.destroy()));
   }
+}
+
+function through(proxy: URL | undefined, subject: Subject): Subject {
+  if (proxy === undefined) return subject;
+  return { ...subject, context: { ...subject.context, proxy: proxy.host } };
 }

@@ -1,6 +1,6 @@
 /** The source that an option stands for. What a kind of source takes is loaded when one is opened. */
-import type { ImageOption, RegistryAuth } from '../../config/image.js';
-import type { RegistryOptions } from '../../config/registry.js';
+import type { ImageOption } from '../../config/image.js';
+import type { RegistryCredentials, RegistryOptions } from '../../config/registry.js';
 import { ConfigError } from '../../errors.js';
 import type { ImageSource } from '../source.js';
 import { imageNotFound } from './errors.js';
@@ -8,7 +8,7 @@ import { isDigest } from './places.js';
 
 export async function openSource(
   image: ImageOption,
-  auth: RegistryAuth | undefined,
+  auth: RegistryCredentials | undefined,
   registry?: RegistryOptions | undefined,
 ): Promise<ImageSource> {
   if (typeof image === 'string') {

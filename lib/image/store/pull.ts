@@ -106,7 +106,9 @@ async function pullNow(request: PullRequest): Promise<StoredImage> {
 async function announcePull(): Promise<() => Promise<void>> {
   return withStore(async () => {
     const path = join(await storeFolder('pulls'), randomUUID());
-    const lock = await FileLock.tryAcquire(path);
+    const lock = await FileLock.tryAcquire(path).catch((cause: unknown) => {
+      throw storeWriteError('lock', path, cause);
+    });
     return async () => {
       await unlink(path).catch(() => {});
       await lock?.release();

@@ -2,7 +2,7 @@
 import { readdir, rm, stat, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ignore } from '../../state/durable.js';
-import { sandboxesDirectory } from '../../state/home.js';
+import { sandboxesPath } from '../../state/home.js';
 import { pinsBelow } from '../../state/image-pin.js';
 import { FileLock } from '../../state/lock.js';
 import { sweepDeadSandboxes } from '../../state/sandbox-dir.js';
@@ -79,7 +79,7 @@ async function usersOf(): Promise<Map<string, string>> {
   for (const { name, manifest } of await readSnapshots()) {
     if (manifest.image !== undefined) users.set(manifest.image.root, `the snapshot "${name}"`);
   }
-  for (const [root, names] of await pinsBelow(await sandboxesDirectory())) {
+  for (const [root, names] of await pinsBelow(sandboxesPath())) {
     users.set(root, names.map((name) => `the sandbox "${name}"`).join(', '));
   }
   return users;

@@ -1,4 +1,7 @@
-/** Headers of tar archives: ustar, with pax records (POSIX.1-2008 pax) for what does not fit. */
+/**
+ * Headers of tar archives: ustar, with pax records (POSIX.1-2008 pax) for what does not fit. Not by
+ * tar-stream, whose records are text: values of extended attributes are bytes.
+ */
 
 const BLOCK = 512;
 const MAX_NAME = 100;
