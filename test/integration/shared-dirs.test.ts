@@ -77,6 +77,18 @@ describeGuest('a guest with shared directories', () => {
     expect(await run('/mnt/share/posix-checks /mnt/share/checks')).toBe('129 checks');
   });
 
+  test('fails as POSIX has it, for each call and reason', async () => {
+    for (const tag of ['share', 'gone']) mkdirSync(at(tag, 'errors'));
+    mkdirSync(at('reader', 'errors', 'empty'), { recursive: true });
+    writeFileSync(at('reader', 'errors', 'file'), '');
+    symlinkSync('file', at('reader', 'errors', 'link'));
+    writeFileSync(at('share', 'errors.bin'), compileForGuest('posix-errors'), { mode: 0o755 });
+    const script = `cd /mnt/share; ./errors.bin errors
+      ./errors.bin /mnt/gone/errors locks; ./errors.bin /mnt/reader/errors read-only`;
+    expect(await run(script)).toBe('366 checks\n25 checks\n27 checks');
+    rmSync(at('reader', 'errors'), { recursive: true });
+  });
+
   test('a lock of the host is waited for, and holds up nobody else', async () => {
     mkdirSync(at('gone', 'checks'));
     const script = 'echo held; sleep 8';
