@@ -20,7 +20,6 @@ export type {
   PruneOptions,
   PullOptions,
   PullPolicy,
-  RegistryAuth,
   SaveImageOptions,
 } from './config/image.js';
 export type { LogLevel, LogOptions, LogSource, LogStreamOptions } from './config/logs.js';
@@ -38,6 +37,7 @@ export type {
   BootStage,
   ListOptions,
   ProgressEvent,
+  ResizeOptions,
   SandboxOptions,
   StageEvent,
   StartOptions,
@@ -67,6 +67,7 @@ export {
   VolumeError,
 } from './errors.js';
 export { Image, type ImageLayerInfo } from './image/image.js';
+export { type ProgressStream, showProgress } from './image/progress-display.js';
 export type { ImageConfig } from './image/store/image-config.js';
 export type { Removed } from './image/store/removal.js';
 export type { VsockListener } from './machine/types.js';

@@ -1,5 +1,6 @@
 /** Options of `Sandbox.create`. */
 
+import { ConfigError } from '../errors.js';
 import {
   abortSignal,
   absoluteGuestPath,
@@ -20,8 +21,6 @@ import {
   imageOption,
   type PullPolicy,
   pullPolicy,
-  type RegistryAuth,
-  registryAuth,
 } from './image.js';
 import { type InitOption, init, type ResolvedInit } from './init.js';
 import { type LogLevel, logLevel } from './logs.js';
@@ -29,7 +28,12 @@ import { kernelArgument } from './machine.js';
 import { type Mount, mounts, type ResolvedMount } from './mounts.js';
 import { parseConfig } from './parse.js';
 import { type Patch, patches } from './patches.js';
-import { type RegistryOptions, registryOptions } from './registry.js';
+import {
+  type RegistryCredentials,
+  type RegistryOptions,
+  registryCredentials,
+  registryOptions,
+} from './registry.js';
 import * as z from './zod.js';
 
 type JsonValue = string | number | boolean | null | JsonValue[] | { [key: string]: JsonValue };
@@ -72,6 +76,8 @@ export type BootStage =
   /** A warm start. */
   | 'restore'
   | 'agent'
+  /** Of a sandbox that has more on line than its guest boots with (`maxCpus`). */
+  | 'cpus'
   /** Of a sandbox that has some. */
   | 'mounts'
   | 'init';
@@ -91,7 +97,7 @@ export interface SandboxOptions {
    */
   pullPolicy?: PullPolicy | undefined;
   /** Instead of what the configuration of Docker says. Not put on record. */
-  registryAuth?: RegistryAuth | undefined;
+  registryAuth?: RegistryCredentials | undefined;
   /** How registries are reached: mirrors, trust roots, time limits. */
   registry?: RegistryOptions | undefined;
   /** Instead of the entrypoint of the image, for `execDefault()`; its command has no meaning then. */
@@ -111,6 +117,8 @@ export interface SandboxOptions {
   snapshot?: string | undefined;
   /** Virtual CPUs; default 1. */
   cpus?: number | undefined;
+  /** How many {@link Sandbox.resize} may bring on line; default `cpus`. */
+  maxCpus?: number | undefined;
   /** Guest memory in MiB; default 512. */
   memoryMib?: number | undefined;
   /** Environment of every command. */
@@ -180,6 +188,11 @@ export interface SandboxOptions {
 /** What `Sandbox.start` takes; the rest is as it was at the creation. */
 export type StartOptions = Pick<SandboxOptions, 'bootTimeoutMs' | 'onProgress' | 'signal'>;
 
+export interface ResizeOptions {
+  /** Virtual CPUs on line, at most `maxCpus`. */
+  cpus: number;
+}
+
 export interface ListOptions {
   /** Only sandboxes that have all of these. */
   labels?: Record<string, string> | undefined;
@@ -199,7 +212,7 @@ export interface ResolvedSandboxOptions {
   name?: string | undefined;
   image?: ImageOption | undefined;
   pullPolicy: PullPolicy;
-  registryAuth?: RegistryAuth | undefined;
+  registryAuth?: RegistryCredentials | undefined;
   patches: Patch[];
   /** What is above comes first. */
   mounts: ResolvedMount[];
@@ -207,6 +220,7 @@ export interface ResolvedSandboxOptions {
   entrypoint?: string[] | undefined;
   snapshot?: string | undefined;
   cpus: number;
+  maxCpus: number;
   memoryMib: number;
   env: Record<string, string>;
   workdir?: string | undefined;
@@ -287,6 +301,7 @@ const progressCallback = z.custom<(event: ProgressEvent) => void>(
 /** What the VM itself has. */
 const vmFields = {
   cpus: z._default(vcpuCount, 1).check(z.describe('virtual CPUs')),
+  maxCpus: z.optional(vcpuCount).check(z.describe('virtual CPUs that can be on line')),
   memoryMib: z._default(memoryMib, 512).check(z.describe('guest memory in MiB')),
   rootDiskMib: z
     ._default(
@@ -318,10 +333,27 @@ const vmFields = {
 /** What a VM has from its beginning to its end: those with the same can stand for each other. */
 export type VmConfig = Pick<
   ResolvedSandboxOptions,
-  'cpus' | 'memoryMib' | 'rootDiskMib' | 'securityProfile' | 'kernel'
+  'cpus' | 'maxCpus' | 'memoryMib' | 'rootDiskMib' | 'securityProfile' | 'kernel'
 >;
 
-export const vmConfig: z.ZodMiniType<VmConfig> = z.prefault(z.strictObject(vmFields), {});
+interface CpuCounts {
+  cpus: number;
+  maxCpus?: number | undefined;
+}
+
+const enoughCpus = z.refine<CpuCounts>(({ cpus, maxCpus = cpus }) => maxCpus >= cpus, {
+  path: ['maxCpus'],
+  message: 'must not be less than cpus',
+});
+
+function withMaxCpus<Config extends CpuCounts>(config: Config): Config & { maxCpus: number } {
+  return { ...config, maxCpus: config.maxCpus ?? config.cpus };
+}
+
+export const vmConfig: z.ZodMiniType<VmConfig> = z.prefault(
+  z.pipe(z.strictObject(vmFields).check(enoughCpus), z.transform(withMaxCpus)),
+  {},
+);
 
 /** Something with a `newVm`: `VmFactory`, which stands above this layer. */
 export const vmFactory: z.ZodMiniType<object> = z.custom<object>(
@@ -362,7 +394,6 @@ const fields = z.strictObject({
   signal: z.optional(abortSignal).check(z.describe('gives up the creation')),
   image: z.optional(imageOption).check(z.describe('what the root is made of')),
   snapshot: z.optional(sandboxName).check(z.describe('go on from a snapshot')),
-  maxCpus: notBuilt('maxCpus', 'set cpus to the maximum'),
   maxMemoryMib: notBuilt('maxMemoryMib', 'set memoryMib to the maximum'),
   entrypoint: z.optional(z.array(cleanText)).check(z.describe('instead of that of the image')),
   init: z.optional(init).check(z.describe('PID 1 of the workload')),
@@ -374,12 +405,13 @@ const fields = z.strictObject({
   logLevel: z._default(logLevel, 'info').check(z.describe('what is logged about the sandbox')),
   quietLogs: z._default(z.boolean(), false).check(z.describe('log nothing')),
   pullPolicy: z._default(pullPolicy, 'if-missing').check(z.describe('when an image is pulled')),
-  registryAuth: z.optional(registryAuth).check(z.describe('who pulls')),
+  registryAuth: z.optional(registryCredentials).check(z.describe('who pulls')),
   registry: z.optional(registryOptions).check(z.describe('how registries are reached')),
 });
 
 export const sandboxOptionsSchema: z.ZodMiniType<ResolvedSandboxOptions> = z.pipe(
   fields.check(
+    enoughCpus,
     z.refine(({ warmStart, vmFactory }) => warmStart === undefined || vmFactory === undefined, {
       message: 'vmFactory decides how it starts: leave out warmStart',
       path: ['warmStart'],
@@ -388,7 +420,7 @@ export const sandboxOptionsSchema: z.ZodMiniType<ResolvedSandboxOptions> = z.pip
   z.transform(({ ephemeral, replace, ...options }) => {
     const grace = replace === true ? DEFAULT_REPLACE_MS : undefined;
     return {
-      ...options,
+      ...withMaxCpus(options),
       ephemeral: ephemeral ?? options.name === undefined,
       replaceMs: typeof replace === 'object' ? replace.timeoutMs : grace,
     };
@@ -399,6 +431,11 @@ const start = z.strictObject({
   bootTimeoutMs: z.optional(limitMs),
   onProgress: z.optional(progressCallback),
   signal: z.optional(abortSignal),
+});
+
+const resizing: z.ZodMiniType<ResizeOptions> = z.strictObject({
+  cpus: vcpuCount.check(z.describe('virtual CPUs on line')),
+  memoryMib: notBuilt('memoryMib', 'create another sandbox with that much'),
 });
 
 const list: z.ZodMiniType<ResolvedListOptions> = z.strictObject({
@@ -430,6 +467,18 @@ export function parseSandboxName(input: unknown): string {
 
 export function parseStartOptions(input: unknown): StartOptions {
   return parseConfig(start, input === undefined ? {} : input, 'invalid start options');
+}
+
+/** What a sandbox that has at most `maxCpus` can be resized to. */
+export function parseResizeOptions(input: unknown, maxCpus: number): ResizeOptions {
+  const options = parseConfig(resizing, input, 'invalid resize options');
+  if (options.cpus <= maxCpus) return options;
+  throw new ConfigError(
+    'ERR_INVALID_CONFIG',
+    `invalid resize options: the sandbox was created for at most ${maxCpus} cpus. Create one with ` +
+      'a higher maxCpus',
+    { context: { option: 'cpus', cpus: options.cpus, maxCpus } },
+  );
 }
 
 export function parseListOptions(input: unknown): ResolvedListOptions {

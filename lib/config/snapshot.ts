@@ -80,7 +80,7 @@ export type ForkOptions = Omit<
   | 'pullPolicy'
   | 'registryAuth'
   | 'registry'
-  | 'cpus'
+  | 'maxCpus'
   | 'memoryMib'
   | 'rootDiskMib'
   | 'kernel'
@@ -160,7 +160,7 @@ function withFields(input: unknown, fields: object): unknown {
 const FIXED_BY_DISK = ['rootDiskMib'] as const;
 const FIXED_BY_MEMORY = [
   ...FIXED_BY_DISK,
-  'cpus',
+  'maxCpus',
   'memoryMib',
   'kernel',
   'securityProfile',
@@ -169,6 +169,7 @@ const FIXED_BY_MEMORY = [
 /** What a copy has from its origin. The rest is about the one sandbox. */
 const INHERITED = [
   ...FIXED_BY_MEMORY,
+  'cpus',
   'image',
   'entrypoint',
   'env',
@@ -207,15 +208,14 @@ export function inheritOptions(
   const { snapshot: _snapshot, ...own } = input;
   const asked = parseSandboxOptions(own);
   for (const key of kind === 'memory' ? FIXED_BY_MEMORY : FIXED_BY_DISK) {
-    if (own[key] === undefined || same(before, asked, key)) continue;
-    throw new ConfigError(
-      'ERR_INVALID_CONFIG',
-      `invalid sandbox options: ${key} cannot be changed by a ${what}, only by a new sandbox`,
-      { context: { option: key } },
-    );
+    if (own[key] !== undefined && !same(before, asked, key)) throw fixed(key, what);
   }
+  const fromMemory = kind === 'memory';
+  if (fromMemory && own.cpus !== undefined && own.cpus > before.maxCpus) throw fixed('cpus', what);
   const given = Object.fromEntries(Object.entries(own).filter(([, value]) => value !== undefined));
   const merged: SandboxOptions = { ...pick(origin, INHERITED), ...given };
+  // With fewer CPUs on line there are no fewer of them.
+  if (fromMemory) merged.maxCpus = before.maxCpus;
   if (origin.env !== undefined) merged.env = { ...origin.env, ...own.env };
   const mounts = { ...memoryMounts(origin.mounts), ...own.mounts };
   if (Object.keys(mounts).length > 0) merged.mounts = mounts;
@@ -241,6 +241,14 @@ function refuseDecided(given: Record<string, unknown>, what: 'snapshot' | 'fork'
   throw new ConfigError(
     'ERR_INVALID_CONFIG',
     `invalid sandbox options: ${option} has no meaning with a ${what}: leave one of them out`,
+    { context: { option } },
+  );
+}
+
+function fixed(option: string, what: 'snapshot' | 'fork'): ConfigError {
+  return new ConfigError(
+    'ERR_INVALID_CONFIG',
+    `invalid sandbox options: ${option} cannot be changed by a ${what}, only by a new sandbox`,
     { context: { option } },
   );
 }

@@ -35,6 +35,8 @@ export interface BootPlace {
   logs: LogWriter | undefined;
   /** `undefined`: it has none. */
   mounts?: SandboxMounts | undefined;
+  /** CPUs to have on line; `undefined`: those that are. */
+  cpus?: number | undefined;
   /** Paths at which its memory has one already. */
   mounted?: ReadonlySet<string> | undefined;
 }
@@ -83,6 +85,7 @@ export class Boot {
     onReleased: () => Promise<void>,
   ): Promise<SandboxCore> {
     const vm = await this.#vmOf(factory);
+    await this.#bringCpus(vm);
     await vm.watch.during(this.#prepareRoot(vm));
     const init = await this.#startInit(vm);
     await recorded;
@@ -116,6 +119,13 @@ export class Boot {
     }
     // What limits a start from a template is over: what follows takes as long as it takes.
     return { ...vm, watch: this.#request.attach(vm.machine) };
+  }
+
+  async #bringCpus({ agent, watch }: WatchedVm): Promise<void> {
+    const { cpus } = this.#place;
+    if (cpus === undefined) return;
+    this.#clock.begin('cpus');
+    await watch.ask('bring its CPUs on line', () => agent.setOnlineCpus(cpus));
   }
 
   /** Part of the root's set-up: a full disk is a failure of that stage. */

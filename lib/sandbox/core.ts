@@ -18,7 +18,7 @@ import {
   parseMetricsStreamOptions,
   type ResolvedMetricsOptions,
 } from '../config/metrics.js';
-import type { ResolvedSandboxOptions } from '../config/sandbox.js';
+import { parseResizeOptions, type ResolvedSandboxOptions } from '../config/sandbox.js';
 import { ConfigError, MachineError, RpcError } from '../errors.js';
 import type { Machine } from '../machine/machine.js';
 import type { VsockListener } from '../machine/types.js';
@@ -42,6 +42,8 @@ import type { BootAssets } from './vm/boot-assets.js';
 
 const MIB = 1024 * 1024;
 const SIGNAL_TIMEOUT_MS = 10_000;
+/** An emulated guest takes a while for each CPU. */
+const RESIZE_TIMEOUT_MS = 120_000;
 
 export interface SandboxParts extends Omit<LifecycleParts, 'limits'> {
   id: string;
@@ -89,6 +91,9 @@ export class SandboxCore implements ExecHost {
     this.#machine = parts.machine;
     this.#agent = parts.agent;
     this.#startedAtNs = parts.machine.stats().atNs;
+    parts.machine.onResizeVcpus((cpus) =>
+      parts.agent.setOnlineCpus(cpus, { timeoutMs: RESIZE_TIMEOUT_MS }),
+    );
     this.lifecycle = new Lifecycle({ ...parts, limits: parts.options });
     this.saving = new Saving({
       name: parts.name,
@@ -232,6 +237,20 @@ export class SandboxCore implements ExecHost {
       await this.#agent.resize(execId, size, { timeoutMs: SIGNAL_TIMEOUT_MS });
     } catch (error) {
       throw await this.explain(error);
+    }
+  }
+
+  /** Brings CPUs on line, or takes them off. */
+  async resizeMachine(input: unknown): Promise<void> {
+    const { cpus } = parseResizeOptions(input, this.#options.maxCpus);
+    const end = this.lifecycle.begin();
+    try {
+      await this.#machine.resizeVcpus(cpus);
+      this.#logs?.system('info', `${cpus} CPUs`);
+    } catch (error) {
+      throw await this.explain(error);
+    } finally {
+      end();
     }
   }
 

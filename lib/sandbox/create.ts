@@ -40,6 +40,7 @@ import { type BootAssets, findBootAssets, withBase } from './vm/boot-assets.js';
 import { BootClock } from './vm/boot-clock.js';
 import { coldFactory, diskFactory, templateFactory } from './vm/factories.js';
 import { type SavedSandbox, savedFactory } from './vm/saved-sandbox.js';
+import { bootCpus } from './vm/template-key.js';
 import type { VmFactory } from './vm/vm-factory.js';
 
 const LOGS = 'logs';
@@ -72,7 +73,9 @@ async function createNew(
     rootOf(options, (event) => clock.onProgress?.(event));
   const root = await find();
   const merged = withImageConfig(input, root?.config);
-  return create(factoryOf(options), parseSandboxOptions(merged), merged, clock, { root, find });
+  const cpus = cpusToBring(options);
+  const parsed = parseSandboxOptions(merged);
+  return create(factoryOf(options), parsed, merged, clock, { root, find, cpus });
 }
 
 /** A copy that runs, of a sandbox that runs or is paused. */
@@ -105,7 +108,8 @@ async function createFrom(
       input.mounts?.[path] === undefined ? [mountPath(path)] : [],
     ),
   );
-  return create(savedFactory(saved), options, merged, clock, { root, find, mounted });
+  const cpus = saved.kind === 'memory' ? input.cpus : cpusToBring(options);
+  return create(savedFactory(saved), options, merged, clock, { root, find, mounted, cpus });
 }
 
 /** A root, and how it is found again where somebody removes it before the sandbox holds it. */
@@ -114,6 +118,8 @@ interface ChosenRoot {
   find: () => Promise<SandboxRoot | undefined>;
   /** Paths at which its memory has a mount already. */
   mounted?: ReadonlySet<string>;
+  /** To have on line; `undefined`: those that are. */
+  cpus: number | undefined;
 }
 
 /** `input` is what the options were parsed from. */
@@ -164,6 +170,7 @@ async function create(
       ...placeOf(config, directory, state, options, root),
       mounts,
       mounted: chosen?.mounted,
+      cpus: chosen === undefined ? cpusToBring(options) : chosen.cpus,
     };
     return await boot(factory, options, clock, assets, place, recorded);
   } catch (error) {
@@ -211,7 +218,8 @@ export async function startSandbox(nameInput: unknown, input: unknown): Promise<
     await requireDisk(upperPath(directory.path));
     state = new StateWriter(directory.records, name, previous);
     state.set('starting');
-    const place = { ...placeOf(config, directory, state, options, root), mounts };
+    const cpus = cpusToBring(options);
+    const place = { ...placeOf(config, directory, state, options, root), mounts, cpus };
     return await boot(
       diskFactory({ grow }, options.warmStart ?? 'auto'),
       options,
@@ -236,6 +244,11 @@ async function prepareMounts(
   if (mounts.length === 0) return undefined;
   const module = await import('./mounts.js');
   return module.SandboxMounts.prepare(mounts, name);
+}
+
+/** `undefined` where the guest boots with as many as are asked for. */
+function cpusToBring(options: ResolvedSandboxOptions): number | undefined {
+  return bootCpus(options) < options.cpus ? options.cpus : undefined;
 }
 
 function factoryOf({ vmFactory, warmStart }: ResolvedSandboxOptions): VmFactory {

@@ -1,8 +1,9 @@
 /** The sandboxes that run in this thread, and how one gives way to another of its name. */
 import { join } from 'node:path';
 import { SandboxError } from '../errors.js';
-import { homeDirectory } from '../state/home.js';
+import { sandboxesPath } from '../state/home.js';
 import { isOver } from '../state/types.js';
+import { UPPER_FILE } from '../state/upper-disk.js';
 import type { SandboxCore } from './core.js';
 
 /** By their directories: names repeat under another `EMBERVM_HOME`. */
@@ -10,12 +11,12 @@ const running = new Map<string, SandboxCore>();
 
 /** Where the sandbox of a name is, under the home as it is now. */
 export function sandboxPath(name: string): string {
-  return join(homeDirectory(), 'sandboxes', name);
+  return join(sandboxesPath(), name);
 }
 
 /** The writable disk of the sandbox in a directory. */
 export function upperPath(directory: string): string {
-  return join(directory, 'upper.ext4');
+  return join(directory, UPPER_FILE);
 }
 
 export function register(path: string, core: SandboxCore): void {

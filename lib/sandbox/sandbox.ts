@@ -5,7 +5,12 @@ import type { ExecOptions } from '../config/exec.js';
 import type { LogOptions, LogStreamOptions } from '../config/logs.js';
 import type { StopOptions } from '../config/machine.js';
 import type { MetricsOptions, MetricsStreamOptions } from '../config/metrics.js';
-import type { ListOptions, SandboxOptions, StartOptions } from '../config/sandbox.js';
+import type {
+  ListOptions,
+  ResizeOptions,
+  SandboxOptions,
+  StartOptions,
+} from '../config/sandbox.js';
 import type { ForkOptions, SaveOptions } from '../config/snapshot.js';
 import { ConfigError } from '../errors.js';
 import type { VsockListener } from '../machine/types.js';
@@ -237,6 +242,14 @@ export class Sandbox implements AsyncDisposable {
 
   resume(): Promise<void> {
     return this.#core.lifecycle.resume();
+  }
+
+  /**
+   * Brings virtual CPUs on line, or takes them off, until `cpus` are on, of at most the `maxCpus` that
+   * it was created with. Holds until the sandbox ends.
+   */
+  resize(options: ResizeOptions): Promise<void> {
+    return this.#core.resizeMachine(options);
   }
 
   /**

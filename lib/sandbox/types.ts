@@ -49,11 +49,14 @@ export interface Metrics {
      * the host does not count.
      */
     haltedMs: number | null;
+    /** With those that can be brought on line. */
     cpus: number;
     /** Of one CPU: since the sample before in a stream, else since the boot. */
     percent: number;
-    /** How often a virtual CPU left KVM for the monitor. */
+    /** How often a virtual CPU left the guest, also where KVM served it. */
     exits: number;
+    /** How often one of them waited for this process to serve a register of a device. */
+    deviceExits: number;
     /** Kernel instructions that were emulated; `null` on hosts that run them themselves. */
     emulatedInstructions: number | null;
   };

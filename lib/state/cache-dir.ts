@@ -38,7 +38,10 @@ export class CacheDir {
   /** `undefined` when the sweep of somebody else took it for left over before it was locked. */
   static async #tryMake(path: string): Promise<CacheDir | undefined> {
     await mkdir(path, { mode: OWNER_ONLY });
-    const lock = await FileLock.tryAcquire(join(path, LOCK)).catch(ignore('ENOENT'));
+    const lock = await FileLock.tryAcquire(join(path, LOCK)).catch(async (error: unknown) => {
+      await rm(path, { recursive: true, force: true });
+      return ignore('ENOENT')(error);
+    });
     return lock === undefined ? undefined : new CacheDir(path, lock);
   }
 

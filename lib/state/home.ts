@@ -14,9 +14,14 @@ export function homeDirectory(): string {
   );
 }
 
+/** Directory of all sandboxes, which may be missing. */
+export function sandboxesPath(): string {
+  return join(homeDirectory(), 'sandboxes');
+}
+
 /** Directory of all sandboxes, made when it is missing. */
 export async function sandboxesDirectory(): Promise<string> {
-  const path = join(homeDirectory(), 'sandboxes');
+  const path = sandboxesPath();
   try {
     await ensureDirectory(path);
   } catch (cause) {

@@ -7,7 +7,8 @@ import { randomUUID } from 'node:crypto';
 import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { HostError, SandboxError } from '../errors.js';
-import { sandboxesDirectory, stateError } from './home.js';
+import { isMissing } from './durable.js';
+import { sandboxesDirectory, sandboxesPath, stateError } from './home.js';
 import { FileLock, isLocked } from './lock.js';
 import { SandboxRecords, type StateRecord, toResultRecord } from './records.js';
 import { currentStorage } from './storage/choice.js';
@@ -185,8 +186,13 @@ export function asHostExit(state: StateRecord): StateRecord {
 
 /** Deletes what dead processes left and nobody asked to keep. Failures are left for next time. */
 export async function sweepDeadSandboxes(): Promise<void> {
-  const root = await sandboxesDirectory();
-  for (const name of await readdir(root)) {
+  const root = sandboxesPath();
+  const names = await readdir(root).catch((cause: unknown): string[] => {
+    // None is made: there may be no room, and whoever wants to make some comes by here.
+    if (isMissing(cause)) return [];
+    throw stateError('read', root, cause);
+  });
+  for (const name of names) {
     await sweep(root, name).catch(() => {});
   }
 }

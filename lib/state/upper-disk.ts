@@ -7,6 +7,9 @@ import { EmbervmError, HostError } from '../errors.js';
 import { findAsset } from '../native/assets.js';
 import { stateError } from './home.js';
 
+/** Its name in the directory of a sandbox, a template or a snapshot. */
+export const UPPER_FILE = 'upper.ext4';
+
 const MIB = 1024 * 1024;
 const MAGIC = 'EMBSPRS1';
 /** Magic, u64 image bytes, u32 extent count. */

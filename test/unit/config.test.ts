@@ -14,6 +14,7 @@ describe('defaults', () => {
   test('of a sandbox', () => {
     expect(parseSandboxOptions(undefined)).toEqual({
       cpus: 1,
+      maxCpus: 1,
       memoryMib: 512,
       mounts: [],
       patches: [],
@@ -93,6 +94,7 @@ describe('sandbox options that are wrong', () => {
     [{ kernel: { pth: '/k' } }, 'unknown option "kernel.pth"'],
     [{ cpus: 0 }, 'cpus is 0', 'at least 1'],
     [{ cpus: 33 }, 'cpus is 33', 'at most 32'],
+    [{ cpus: 2, maxCpus: 1 }, 'maxCpus', 'not be less than cpus'],
     [{ cpus: 1.5 }, 'cpus must be an integer, not 1.5'],
     [{ memoryMib: 0 }, 'memoryMib is 0', 'at least 32', 'do not fit'],
     [{ memoryMib: 31 }, 'memoryMib is 31', 'at least 32'],
@@ -172,7 +174,6 @@ describe('names that are right', () => {
 
 describe('what is not built yet', () => {
   test.each([
-    ['maxCpus', 4],
     ['maxMemoryMib', 4096],
     ['detached', true],
     ['network', { mode: 'nat' }],
@@ -191,6 +192,7 @@ describe('what is not built yet', () => {
     { image: { archive: '/image.tar', reference: 'python:3.12' } },
     { registryAuth: { username: 'u', password: 'p' } },
     { vmFactory: { newVm: async () => ({}) } },
+    { cpus: 2, maxCpus: 4 },
   ])('%j is what this version does', (options) => {
     expect(() => parseSandboxOptions(options)).not.toThrow();
   });

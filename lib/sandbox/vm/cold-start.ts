@@ -7,7 +7,7 @@ import type { UpperDisk } from '../../state/upper-disk.js';
 import { rehearse } from './rehearsal.js';
 import { factsOf, setUpRoot } from './root-set-up.js';
 import { saveTemplate } from './save-template.js';
-import type { TemplateKind } from './template-key.js';
+import { bootCpus, type TemplateKind } from './template-key.js';
 import type { Vm } from './vm-factory.js';
 import type { VmRequest } from './vm-request.js';
 
@@ -54,7 +54,7 @@ export async function coldStart(request: VmRequest, options: ColdStartOptions): 
 }
 
 function createMachine({ config, assets, diskPath, signal }: VmRequest): Promise<Machine> {
-  const { cpus, memoryMib, kernel } = config;
+  const { maxCpus, memoryMib, kernel } = config;
   return Machine.create(
     {
       kernel: {
@@ -62,7 +62,8 @@ function createMachine({ config, assets, diskPath, signal }: VmRequest): Promise
         initrd: assets.initramfs,
         args: [...guestCommandLine, ...kernel.args],
       },
-      vcpus: cpus,
+      vcpus: bootCpus(config),
+      maxVcpus: maxCpus,
       memoryMib,
       drives: [
         { id: 'base', path: assets.base, readOnly: true },

@@ -16,14 +16,24 @@ export async function templateKeys(
   config: VmConfig,
   assets: BootAssets,
 ): Promise<Record<TemplateKind, string>> {
-  const { cpus, memoryMib, rootDiskMib, securityProfile, kernel } = config;
+  const { maxCpus, memoryMib, rootDiskMib, securityProfile, kernel } = config;
+  const cpus = bootCpus(config);
   const paths = [assets.kernel, assets.initramfs, assets.base, await upperTemplate(rootDiskMib)];
   const files = await Promise.all(paths.map(identity));
   const args = [...guestCommandLine, ...kernel.args];
   const { baseType } = assets;
-  const parts = { FORMAT, baseType, files, args, cpus, memoryMib, rootDiskMib, securityProfile };
+  const cpu = { cpus, maxCpus };
+  const parts = { FORMAT, baseType, files, args, cpu, memoryMib, rootDiskMib, securityProfile };
   const hash = createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 32);
   return { booted: `${hash}-booted`, ready: `${hash}-ready` };
+}
+
+/**
+ * With how many CPUs on line a guest boots. Where there can be more than asked for, one: a template
+ * then does for any number, and the others come on line after it.
+ */
+export function bootCpus({ cpus, maxCpus }: Pick<VmConfig, 'cpus' | 'maxCpus'>): number {
+  return maxCpus > cpus ? 1 : cpus;
 }
 
 /** Changes whenever the file does, and costs no reading of it. */

@@ -2,11 +2,12 @@
 import * as z from '../../config/zod.js';
 import { type ImagePin, imagePin } from '../image-pin.js';
 import type { JsonValue } from '../storage/storage.js';
+import { UPPER_FILE } from '../upper-disk.js';
 
 export const MANIFEST_VERSION = 1;
 /** Past it a manifest is refused unread. */
 export const MAX_MANIFEST_BYTES: number = 4 * 1024 * 1024;
-export const DISK_FILE = 'upper.ext4';
+export const DISK_FILE: string = UPPER_FILE;
 export const MACHINE_DIRECTORY = 'machine';
 
 /** A machine's memory is a few layers, beside its state and the disk. */

@@ -8,11 +8,11 @@ import { mkdir, open, readdir, readFile, rename, rm, stat, utimes } from 'node:f
 import { join } from 'node:path';
 import { ensureDirectory, homeDirectory, stateError } from '../home.js';
 import { FileLock } from '../lock.js';
+import { UPPER_FILE } from '../upper-disk.js';
 
 const VERSION = 1;
 const MANIFEST = 'template.json';
 const MACHINE = 'machine';
-const DISK = 'upper.ext4';
 /** Being made, or on its way out; neither is a key. */
 const STAGING = '.new-';
 const OUTGOING = '.old-';
@@ -45,7 +45,7 @@ export async function findTemplate(key: string): Promise<Template | undefined> {
   const now = new Date();
   // For whoever looks for the least recently used one.
   await utimes(manifest, now, now).catch(() => {});
-  return { key, machine: join(directory, MACHINE), disk: join(directory, DISK), guest };
+  return { key, machine: join(directory, MACHINE), disk: join(directory, UPPER_FILE), guest };
 }
 
 /** Removes one that turned out to be of no use. */
@@ -100,7 +100,7 @@ export class TemplateDraft {
   }
 
   get disk(): string {
-    return join(this.#directory, DISK);
+    return join(this.#directory, UPPER_FILE);
   }
 
   get #directory(): string {
