@@ -1,6 +1,6 @@
 // Writes a cpio archive in the "newc" format (Documentation/driver-api/early-userspace in the
-// kernel's tree): node pack.mjs <init> <containers> <output>. Needs no privilege for the device node, and the
-// same program gives the same bytes.
+// kernel's tree): node pack.mjs <init> [<containers>] <output>. Needs no privilege for the device node,
+// and the same program gives the same bytes.
 import { readFileSync, writeFileSync } from 'node:fs';
 
 const DIRECTORY = 0o040000;
@@ -9,9 +9,11 @@ const REGULAR = 0o100000;
 const CONSOLE = { major: 5, minor: 1 };
 const ALIGNMENT = 4;
 
-const [init, containers, output] = process.argv.slice(2);
-if (init === undefined || containers === undefined || output === undefined) {
-  throw new Error('usage: pack.mjs <init> <containers> <output>');
+const [init, ...rest] = process.argv.slice(2);
+const output = rest.pop();
+const [containers] = rest;
+if (init === undefined || output === undefined) {
+  throw new Error('usage: pack.mjs <init> [<containers>] <output>');
 }
 
 const parts = [];
@@ -51,6 +53,8 @@ function add(name, mode, { data = Buffer.alloc(0), device = { major: 0, minor: 0
 add('dev', DIRECTORY | 0o755);
 add('dev/console', CHARACTER_DEVICE | 0o600, { device: CONSOLE });
 add('init', REGULAR | 0o755, { data: readFileSync(init) });
-add('containers', REGULAR | 0o755, { data: readFileSync(containers) });
+if (containers !== undefined) {
+  add('containers', REGULAR | 0o755, { data: readFileSync(containers) });
+}
 add('TRAILER!!!', 0);
 writeFileSync(output, Buffer.concat(parts));

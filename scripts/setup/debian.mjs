@@ -1,4 +1,5 @@
-// The Debian packages that building takes: finds which are missing and installs only those.
+// The Debian packages that building takes: finds which are missing and installs only those. What is
+// marked as optional is for whoever wants it to install.
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { Failure } from '../lib/failure.mjs';
@@ -10,7 +11,7 @@ const wanted = JSON.parse(
 );
 
 export function listMissing() {
-  const names = Object.keys(wanted);
+  const names = Object.keys(wanted).filter((name) => typeof wanted[name] === 'string');
   // Exits with 1 when it does not know one of the names; the others are printed all the same.
   const query = spawnSync(
     'dpkg-query',

@@ -1,6 +1,8 @@
+import { spawn } from 'node:child_process';
 import { readdirSync } from 'node:fs';
+import { freemem } from 'node:os';
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import {
   createFromCache,
   createFromTemplate,
@@ -15,6 +17,15 @@ import { countable } from '../helpers/resources.js';
 
 const home = useHome();
 const SANDBOX = { memoryMib: 128 };
+const MIB = 1024 * 1024;
+/** More than what else goes on here takes or gives back meanwhile, where there is as much. */
+const MARGIN_MIB = Math.min(1536, Math.floor(freemem() / MIB / 4));
+/** Takes as many MiB as it is told to, until it is killed. */
+const HOG =
+  'globalThis.b = Buffer.alloc(Number(process.argv[1]) * 2 ** 20, 1); setInterval(() => {}, 1e6)';
+const WAIT = { timeout: 60_000, interval: 200 };
+const disksOf = (name: string): string[] =>
+  readdirSync(join(home, 'cache', name)).filter((file) => file.endsWith('.ext4'));
 const cached = (): string[] => readdirSync(join(home, 'cache'));
 
 describeGuest('a cache of VMs', () => {
@@ -88,6 +99,31 @@ describeGuest('a cache of VMs', () => {
     expect(await create(160)).toBe(refused);
     expect(asked).toEqual([128, 160]);
   });
+
+  test(
+    'gives VMs back where memory runs short, and fills up again',
+    async () => {
+      await (await Sandbox.create(small())).close();
+      const availableMib = Math.floor(freemem() / MIB);
+      const minFreeMib = availableMib - MARGIN_MIB;
+      await using cache = await createFromCache({ size: 1, sandbox: SANDBOX, minFreeMib });
+      await cache.filled();
+      expect(cache.status).toMatchObject({ ready: 1, lastError: undefined });
+      expect(cached()).toHaveLength(1);
+
+      const hog = spawn(process.execPath, ['-e', HOG, String(2 * MARGIN_MIB)]);
+      try {
+        await vi.waitFor(() => expect(cache.status.ready).toBe(0), WAIT);
+        // Its disk goes with it.
+        const disks = (): string[] => cached().flatMap((name) => disksOf(name));
+        await vi.waitFor(() => expect(disks()).toEqual([]), WAIT);
+      } finally {
+        hog.kill('SIGKILL');
+      }
+      await vi.waitFor(() => expect(cache.status.ready).toBe(1), WAIT);
+    },
+    BOOT_TIMEOUT_MS,
+  );
 
   test('gives up for a while when none can be made, and says why', async () => {
     const broken = new Error('broken');
