@@ -7,8 +7,8 @@ import { promisify } from 'node:util';
 const run = promisify(execFile);
 
 /** Runs bench/children/<name>.mjs and parses the JSON that it prints. */
-export async function measureInChild(name, nodeOptions = []) {
+export async function measureInChild(name, nodeOptions = [], args = []) {
   const file = fileURLToPath(new URL(`../children/${name}.mjs`, import.meta.url));
-  const { stdout } = await run(process.execPath, [...nodeOptions, file]);
+  const { stdout } = await run(process.execPath, [...nodeOptions, file, ...args]);
   return JSON.parse(stdout);
 }

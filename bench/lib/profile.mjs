@@ -1,28 +1,10 @@
 // Where a guest is while it boots: its CPU is stopped again and again, and what it was about to run
 // is looked up among the kernel's symbols. KVM-PVM emulates the kernel's instructions, so time is
 // spent where instructions are.
-import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
-import { homedir } from 'node:os';
-import { join } from 'node:path';
-import { root } from '../../scripts/lib/root.mjs';
 import { createGuest, dialIn } from './guest.mjs';
+import { readSymbols } from './kernel-symbols.mjs';
 
 const KERNEL_HALF = 1n << 63n;
-
-/** Functions of the kernel that set-up built, by address. */
-function readSymbols() {
-  const hash = execFileSync(join(root, 'guest/kernel/build'), ['--print-hash'], {
-    encoding: 'utf8',
-  }).trim();
-  const cache = process.env.XDG_CACHE_HOME || join(homedir(), '.cache');
-  const map = readFileSync(join(cache, 'embervm/kernel', hash, 'System.map'), 'utf8');
-  return map
-    .split('\n')
-    .map((line) => line.split(' '))
-    .filter(([, kind]) => kind === 't' || kind === 'T')
-    .map(([address, , name]) => ({ address: BigInt(`0x${address}`), name }));
-}
 
 /** The last symbol that does not lie behind the address. */
 function nameOf(symbols, address) {

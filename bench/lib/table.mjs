@@ -1,9 +1,23 @@
 // The figures for people.
-export function printTable({ suite, host, metrics }) {
-  console.log(`${suite}, on ${host.kvm} KVM`);
-  for (const { name, value, unit, min, max } of metrics) {
-    const range = min === undefined ? '' : `  (${min} to ${max})`;
-    console.log(`  ${name.padEnd(34)} ${String(value).padStart(12)} ${unit}${range}`);
+import { verdict } from './compare.mjs';
+
+export function printTable({ suite, compare, version, host, metrics }) {
+  const beside = compare === undefined ? '' : ` beside ${compare} ${version}`;
+  console.log(`${suite}${beside}, on ${host.kvm} KVM`);
+  for (const metric of metrics) printMetric(metric);
+}
+
+function printMetric({ name, value, unit, min, max, reason, ...compared }) {
+  const range = min === undefined ? '' : `  (${min} to ${max})`;
+  console.log(`  ${name.padEnd(34)} ${String(value).padStart(12)} ${unit}${range}`);
+  if (reason !== undefined) console.log(`    not available: ${reason}`);
+  const { ours, theirs, measured, p, pairs } = compared;
+  if (pairs !== undefined) {
+    const side = ({ median, min, max }) => `${median} ${measured} (${min} to ${max})`;
+    console.log(`    embervm ${side(ours)}, QEMU ${side(theirs)}`);
+    console.log(`    ${verdict(compared)}, p = ${p} of ${pairs} pairs`);
+  } else if (theirs !== undefined) {
+    console.log(`    QEMU ${theirs}`);
   }
 }
 
