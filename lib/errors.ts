@@ -37,6 +37,7 @@ export const errorTable = {
   ERR_DEVICE_EXISTS: 'MachineError',
   ERR_DEVICE_NOT_FOUND: 'MachineError',
   ERR_DEVICE_IN_USE: 'MachineError',
+  ERR_GUEST_NO_DRIVER: 'MachineError',
   ERR_GUEST_HOTPLUG: 'MachineError',
   ERR_VIRTIO_QUEUE: 'MachineError',
   ERR_VSOCK_LIMIT: 'MachineError',

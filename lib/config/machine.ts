@@ -59,6 +59,11 @@ export interface MachineConfig {
   consoleBytes?: number | undefined;
   /** Give the guest an entropy device; default true. */
   rng?: boolean | undefined;
+  /**
+   * Give the guest a balloon: what it frees goes back to the host, and {@link Machine.setBalloon}
+   * takes more; default false.
+   */
+  balloon?: boolean | undefined;
 }
 
 export interface ResolvedMachineConfig {
@@ -73,6 +78,7 @@ export interface ResolvedMachineConfig {
   console: 'none' | 'capture';
   consoleBytes: number;
   rng: boolean;
+  balloon: boolean;
 }
 
 /** A drive that comes while the machine runs: its id names it from then on. */
@@ -205,7 +211,7 @@ const machineConfig = z.strictObject({
   memory: notBuilt('memory'),
   sharedDirs: z._default(sharedDirs, []).check(z.describe('directories of the host for the guest')),
   nics: notBuilt('nics'),
-  balloon: notBuilt('balloon'),
+  balloon: z._default(z.boolean(), false).check(z.describe('virtio-balloon device')),
   hotplugSlots: z
     ._default(z.int().check(z.gte(0), z.lte(MAX_HOTPLUG_SLOTS)), 0)
     .check(z.describe('empty slots for devices that are attached later')),
@@ -222,6 +228,10 @@ const attachedDrive: z.ZodMiniType<ResolvedAttachedDrive> = z.extend(drive, { id
 
 const vcpuTarget = z.strictObject({
   vcpus: vcpuCount.check(z.describe('virtual CPUs on line')),
+});
+
+const balloonTarget = z.strictObject({
+  mib: z.int().check(z.gte(0), z.describe('memory for the balloon, in MiB')),
 });
 
 const stopOptions: z.ZodMiniType<ResolvedStopOptions> = z.strictObject({
@@ -275,6 +285,11 @@ export function parseVcpuTarget(input: unknown, max: number): number {
   throw new ConfigError('ERR_INVALID_CONFIG', `the machine was made for at most ${max} vcpus`, {
     context: { vcpus, maxVcpus: max },
   });
+}
+
+/** How much a balloon should have, in MiB. */
+export function parseBalloonTarget(input: unknown): number {
+  return parseConfig(balloonTarget, { mib: input }, 'invalid size of the balloon').mib;
 }
 
 export function parseStopOptions(input: unknown): ResolvedStopOptions {

@@ -19,6 +19,7 @@ export {
 export { type HostReport, probeHost } from '../native/host.js';
 export { Machine } from './machine.js';
 export type {
+  BalloonStatistics,
   DeviceHandle,
   MachineEvents,
   MachineExit,

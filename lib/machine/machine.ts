@@ -23,6 +23,7 @@ import type {
 } from '../native/types.js';
 import { adoptStream, discardStream } from './stream.js';
 import type {
+  BalloonStatistics,
   DeviceHandle,
   MachineEvents,
   MachineExit,
@@ -35,6 +36,7 @@ import type {
 } from './types.js';
 import { abortable, waitFor } from './wait.js';
 
+const BYTES_PER_MIB = 1024 * 1024;
 const DEFAULT_TAIL_BYTES = 4096;
 /** How much console output outlives the machine. */
 const MAX_TAIL_BYTES = 64 * 1024;
@@ -213,6 +215,34 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
       });
     }
     await this.#resizeVcpus(target);
+  }
+
+  /**
+   * How much of the guest's memory its balloon should take, in MiB: the host has it back as the
+   * guest hands it over (`stats().balloon`), and 0 returns it. A guest that runs out of memory
+   * takes from its balloon. ERR_UNSUPPORTED for a machine without one.
+   */
+  async setBalloon(mib: number): Promise<void> {
+    const target = this.#config.parseBalloonTarget(mib);
+    this.#require('set the balloon of', 'running', 'paused', 'created');
+    await call(() => this.#native.setBalloon(target * BYTES_PER_MIB));
+  }
+
+  /**
+   * Asks the guest's balloon driver about memory. ERR_UNSUPPORTED for a machine without a balloon,
+   * ERR_GUEST_NO_DRIVER while the guest has no driver for it.
+   */
+  async balloonStatistics(
+    options: { signal?: AbortSignal | undefined } = {},
+  ): Promise<BalloonStatistics> {
+    this.#require('ask for the statistics of', 'running');
+    const { signal } = options;
+    if (signal?.aborted) throw abortedError(signal, 'asking the guest');
+    return abortable(
+      call(() => this.#native.balloonStatistics()),
+      signal,
+      'asking the guest',
+    );
   }
 
   /**
@@ -434,6 +464,7 @@ function toNative(config: ResolvedMachineConfig): NativeMachineConfig {
     hotplugSlots: config.hotplugSlots,
     vsockCid: config.vsock?.cid,
     rng: config.rng,
+    balloon: config.balloon,
     console: config.console === 'capture',
     consoleBytes: config.consoleBytes,
   };

@@ -1,6 +1,11 @@
 /** What a machine tells about itself. */
 import type { MachineError } from '../errors.js';
-import type { NativeExitReason, NativeSnapshotReport, NativeStats } from '../native/types.js';
+import type {
+  NativeBalloonStatistics,
+  NativeExitReason,
+  NativeSnapshotReport,
+  NativeStats,
+} from '../native/types.js';
 
 /**
  * `created → booting → running ⇄ paused → stopping → stopped`, or `crashed`
@@ -26,6 +31,7 @@ export interface MachineExit {
 }
 
 export type MachineStats = NativeStats;
+export type BalloonStatistics = NativeBalloonStatistics;
 export type SnapshotReport = NativeSnapshotReport;
 
 export interface MachineEvents {

@@ -53,6 +53,7 @@ export interface NativeMachineConfig {
   /** `undefined`: no vsock device. */
   vsockCid: number | undefined;
   rng: boolean;
+  balloon: boolean;
   /** `false`: the guest gets no virtio-console; the serial port still captures early output. */
   console: boolean;
   /** Capacity of the console ring in bytes; older output is dropped first. */
@@ -162,8 +163,26 @@ export interface NativeStats {
       openFiles: number;
     }
   >;
+  /**
+   * Absent: no balloon. `actualBytes`: what it has of the guest's memory, of `targetBytes` that it
+   * should have. `reportedBytes`: given back so far because the guest had no use for it.
+   */
+  balloon?: { targetBytes: number; actualBytes: number; reportedBytes: number };
   vsock: { connections: number; txBytes: number; rxBytes: number };
   interrupts: number;
+}
+
+/** What the guest says of its memory; absent: it did not say. */
+export interface NativeBalloonStatistics {
+  freeBytes?: number;
+  totalBytes?: number;
+  /** What programs could get without swapping. */
+  availableBytes?: number;
+  cacheBytes?: number;
+  swappedInBytes?: number;
+  swappedOutBytes?: number;
+  majorFaults?: number;
+  minorFaults?: number;
 }
 
 export interface NativeMachine {
@@ -183,6 +202,9 @@ export interface NativeMachine {
   attachSharedDir(dir: NativeSharedDir): Promise<NativePluggedDevice>;
   /** Takes the device of this id out of its slot; the guest must have unbound it. */
   detach(id: string): Promise<void>;
+  /** How much of the guest's memory the balloon should take. */
+  setBalloon(bytes: number): Promise<void>;
+  balloonStatistics(): Promise<NativeBalloonStatistics>;
   /** Of a running or paused machine, which stays what it is. */
   snapshot(request: { directory: string; kind: NativeSnapshotKind }): Promise<NativeSnapshotReport>;
   /** Connects to a port in the guest; resolves to one end of a socketpair, owned by the caller. */

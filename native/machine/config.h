@@ -43,6 +43,14 @@ struct PluggedDevice {
   std::uint32_t irq = 0;
 };
 
+// Numbers of 4 KiB pages.
+struct BalloonConfig {
+  // How many the balloon should have.
+  std::uint32_t target_pages = 0;
+  // How many it has: in a snapshot.
+  std::uint32_t actual_pages = 0;
+};
+
 struct MachineConfig {
   std::string kernel_path;
   // Empty: the kernel needs none.
@@ -61,6 +69,8 @@ struct MachineConfig {
   // Absent: no vsock device.
   std::optional<std::uint64_t> vsock_cid;
   bool rng = true;
+  // Absent: no balloon device.
+  std::optional<BalloonConfig> balloon;
   bool console = true;
   std::size_t console_bytes = 0;
 };

@@ -8,7 +8,6 @@
 #include <charconv>
 #include <utility>
 
-#include "arch/x86_64/layout.h"
 #include "base/state_stream.h"
 #include "devices/console/device.h"
 #include "devices/rng/device.h"
@@ -18,7 +17,6 @@ namespace embervm::machine {
 
 namespace {
 
-constexpr std::size_t kMaxSlots = layout::kIoApicPins - layout::kFirstDeviceIrq;
 constexpr std::uint32_t kRegisterLength = 4;
 
 GuestAddr SlotBase(std::size_t index) {
@@ -39,16 +37,21 @@ std::string Hex(std::uint64_t value) {
 }  // namespace
 
 DeviceSet::DeviceSet(KvmVm& vm, const GuestMemory& memory, EventLoop& loop,
-                     FailureHandler on_failure)
-    : vm_(vm), memory_(memory), loop_(loop), on_failure_(std::move(on_failure)) {}
+                     std::span<std::byte> register_pages, FailureHandler on_failure)
+    : vm_(vm),
+      memory_(memory),
+      loop_(loop),
+      register_pages_(register_pages),
+      on_failure_(std::move(on_failure)) {}
 
 DeviceSet::~DeviceSet() = default;
 
 Result<std::unique_ptr<DeviceSet>> DeviceSet::Create(const MachineConfig& config, KvmVm& vm,
                                                      const GuestMemory& memory, EventLoop& loop,
                                                      devices::ConsoleRing& console,
+                                                     std::span<std::byte> register_pages,
                                                      const FailureHandler& on_failure) {
-  std::unique_ptr<DeviceSet> set(new DeviceSet(vm, memory, loop, on_failure));
+  std::unique_ptr<DeviceSet> set(new DeviceSet(vm, memory, loop, register_pages, on_failure));
   set->acknowledged_ = UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!set->acknowledged_.valid()) {
     return std::unexpected(
@@ -73,6 +76,13 @@ Result<std::unique_ptr<DeviceSet>> DeviceSet::Create(const MachineConfig& config
   }
   if (config.console) EMBERVM_TRY(set->Add(std::make_unique<devices::ConsoleDevice>(console)));
   if (config.rng) EMBERVM_TRY(set->Add(std::make_unique<devices::RngDevice>()));
+  if (config.balloon.has_value()) {
+    auto balloon = std::make_unique<devices::BalloonDevice>(config.balloon->target_pages,
+                                                            config.balloon->actual_pages);
+    set->balloon_ = balloon.get();
+    set->balloon_slot_ = set->slots_.size();
+    EMBERVM_TRY(set->Add(std::move(balloon)));
+  }
   set->first_hotplug_slot_ = set->slots_.size();
   for (std::uint32_t slot = 0; slot < config.hotplug_slots; ++slot) {
     EMBERVM_TRY(set->AddEmptySlot());
@@ -90,9 +100,12 @@ Result<> DeviceSet::AddEmptySlot() {
   }
   EMBERVM_TRY_ASSIGN(std::unique_ptr<virtio::MmioTransport> transport,
                      virtio::MmioTransport::Create(
-                         loop_, memory_, [this](const virtio::Device& failed, const Error& error) {
+                         loop_, memory_,
+                         [this](const virtio::Device& failed, const Error& error) {
                            on_failure_(std::string(failed.name()), error.message());
-                         }));
+                         },
+                         register_pages_.subspan(slots_.size() * layout::kMmioDeviceSize,
+                                                 layout::kMmioDeviceSize)));
   slots_.push_back({.device = nullptr, .transport = std::move(transport), .wired_queues = 0});
   return {};
 }
@@ -188,6 +201,13 @@ std::string DeviceSet::GuestCommandLine() const {
   return line;
 }
 
+Result<> DeviceSet::MapRegisters() {
+  const std::size_t bytes = slots_.size() * layout::kMmioDeviceSize;
+  if (bytes == 0) return {};
+  EMBERVM_TRY(vm_.AddReadOnlySlot(layout::kMmioDevices, register_pages_.first(bytes)));
+  return {};
+}
+
 virtio::MmioTransport* DeviceSet::Find(GuestAddr addr) const {
   if (addr < layout::kMmioDevices) return nullptr;
   const std::uint64_t index = (addr - layout::kMmioDevices) / layout::kMmioDeviceSize;
@@ -222,6 +242,29 @@ void DeviceSet::ListenVsock(std::uint32_t port, StreamHandler on_stream) {
 
 void DeviceSet::UnlistenVsock(std::uint32_t port) {
   if (vsock_ != nullptr) vsock_->muxer().Unlisten(port);
+}
+
+namespace {
+
+Error NoBalloon() { return Error("ERR_UNSUPPORTED", "the machine has no balloon device"); }
+
+}  // namespace
+
+Result<> DeviceSet::SetBalloon(std::uint32_t target_pages) {
+  if (balloon_ == nullptr) return std::unexpected(NoBalloon());
+  balloon_->SetTarget(target_pages);
+  slots_[balloon_slot_].transport->RefreshConfig();
+  return {};
+}
+
+void DeviceSet::RequestBalloonStatistics(Completion<devices::BalloonStatistics> done) {
+  if (balloon_ == nullptr) return done(std::unexpected(NoBalloon()));
+  balloon_->RequestStatistics(std::move(done));
+}
+
+std::optional<devices::BalloonDevice::Counters> DeviceSet::Balloon() const {
+  if (balloon_ == nullptr) return std::nullopt;
+  return balloon_->counters();
 }
 
 Result<std::vector<std::vector<std::byte>>> DeviceSet::Save() {
@@ -284,6 +327,11 @@ void DeviceSet::AddStats(MachineStats& stats) const {
                             .writes = counters.writes,
                             .flushes = counters.flushes,
                             .errors = counters.errors});
+  }
+  if (const auto balloon = Balloon()) {
+    stats.balloon = {.target_bytes = balloon->target_pages * GuestMemory::kPageSize,
+                     .actual_bytes = balloon->actual_pages * GuestMemory::kPageSize,
+                     .reported_bytes = balloon->reported_bytes};
   }
   if (vsock_ != nullptr) {
     const devices::VsockMuxer::Counters counters = vsock_->counters();

@@ -12,9 +12,11 @@
 #include <utility>
 #include <vector>
 
+#include "arch/x86_64/layout.h"
 #include "base/event_loop.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "devices/balloon/device.h"
 #include "devices/block/device.h"
 #include "devices/console/ring.h"
 #include "devices/fs/device.h"
@@ -34,11 +36,16 @@ class DeviceSet {
   using FailureHandler = std::function<void(std::string device, std::string message)>;
   using StreamHandler = std::function<void(std::uint32_t guest_port, UniqueFd stream)>;
 
+  static constexpr std::size_t kMaxSlots = layout::kIoApicPins - layout::kFirstDeviceIrq;
+  static constexpr std::size_t kRegisterBytes = kMaxSlots * layout::kMmioDeviceSize;
+
   // Drives come first, in their order: the guest names them vda, vdb, …. Hotplug slots
-  // come last, with what the configuration has in them. The references outlive the set.
+  // come last, with what the configuration has in them. The references outlive the set, and
+  // `register_pages` outlives the VM: kRegisterBytes of zeros, page aligned.
   static Result<std::unique_ptr<DeviceSet>> Create(const MachineConfig& config, KvmVm& vm,
                                                    const GuestMemory& memory, EventLoop& loop,
                                                    devices::ConsoleRing& console,
+                                                   std::span<std::byte> register_pages,
                                                    const FailureHandler& on_failure);
   DeviceSet(const DeviceSet&) = delete;
   DeviceSet& operator=(const DeviceSet&) = delete;
@@ -51,6 +58,10 @@ class DeviceSet {
   void Read(GuestAddr addr, std::span<std::byte> data) const;
   void Write(GuestAddr addr, std::span<const std::byte> data) const;
 
+  // Lets the guest read registers without an exit. Any thread, once: KVM needs milliseconds
+  // for it, in which everything else goes on.
+  Result<> MapRegisters();
+
   // Device thread.
   void ConnectVsock(std::uint32_t port, Completion<UniqueFd> done);
   void ListenVsock(std::uint32_t port, StreamHandler on_stream);
@@ -60,12 +71,17 @@ class DeviceSet {
   Result<PluggedDevice> AttachDrive(const PluggedDrive& plugged);
   Result<PluggedDevice> AttachSharedDir(const PluggedDirectory& plugged);
   Result<> Detach(std::uint32_t hotplug_slot);
+  // How many pages the balloon should have. ERR_UNSUPPORTED without one, as the next.
+  Result<> SetBalloon(std::uint32_t target_pages);
+  void RequestBalloonStatistics(Completion<devices::BalloonStatistics> done);
   // While no vCPU runs: what is in flight is brought to its end, then one state per
   // slot is taken. Restore() takes the same number of them, of the same devices.
   Result<std::vector<std::vector<std::byte>>> Save();
   Result<> Restore(std::span<const std::vector<std::byte>> states);
   // In the order of the drives in the configuration, then of those in slots.
   [[nodiscard]] std::vector<std::uint64_t> DriveSizes() const;
+  // Nothing where there is none.
+  [[nodiscard]] std::optional<devices::BalloonDevice::Counters> Balloon() const;
   // The guest is gone: every stream sees its end.
   void CloseStreams();
 
@@ -82,7 +98,8 @@ class DeviceSet {
     std::size_t wired_queues = 0;
   };
 
-  DeviceSet(KvmVm& vm, const GuestMemory& memory, EventLoop& loop, FailureHandler on_failure);
+  DeviceSet(KvmVm& vm, const GuestMemory& memory, EventLoop& loop,
+            std::span<std::byte> register_pages, FailureHandler on_failure);
   Result<> Add(std::unique_ptr<virtio::Device> device);
   Result<> AddEmptySlot();
   // A hotplug slot without a device. ERR_NO_FREE_SLOT.
@@ -97,12 +114,17 @@ class DeviceSet {
   // Where KVM puts the acknowledgements of queues' interrupts, of all slots.
   UniqueFd acknowledged_;
   EventLoop& loop_;
+  // One of each slot, in their order.
+  const std::span<std::byte> register_pages_;
   const FailureHandler on_failure_;
   // None is added or removed once vCPUs run.
   std::vector<Slot> slots_;
   std::size_t first_hotplug_slot_ = 0;
   // Into slots_; null without vsock.
   devices::VsockDevice* vsock_ = nullptr;
+  // The same, and its slot.
+  devices::BalloonDevice* balloon_ = nullptr;
+  std::size_t balloon_slot_ = 0;
   struct Drive {
     std::string id;
     const devices::BlockDevice* device;

@@ -102,6 +102,19 @@ void Machine::Detach(std::string id, Callback done) {
            });
 }
 
+void Machine::SetBalloon(std::uint64_t target_bytes, Callback done) {
+  Dispatch(Completion<>(std::move(done)), [target_bytes](MachineCore& core, Completion<> owed) {
+    core.SetBalloon(target_bytes, std::move(owed));
+  });
+}
+
+void Machine::RequestBalloonStatistics(StatisticsCallback done) {
+  using Statistics = Completion<devices::BalloonStatistics>;
+  Dispatch(Statistics(std::move(done)), [](MachineCore& core, Statistics owed) {
+    core.RequestBalloonStatistics(std::move(owed));
+  });
+}
+
 void Machine::Snapshot(SnapshotRequest request, SnapshotCallback done) {
   Dispatch(Completion<SnapshotReport>(std::move(done)),
            [request = std::move(request)](MachineCore& core, Completion<SnapshotReport> owed) {

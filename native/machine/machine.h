@@ -17,6 +17,7 @@
 #include "base/result.h"
 #include "base/thread.h"
 #include "base/unique_fd.h"
+#include "devices/balloon/device.h"
 #include "machine/config.h"
 #include "machine/observer.h"
 #include "machine/stats.h"
@@ -33,6 +34,7 @@ class Machine {
   using SnapshotCallback = std::move_only_function<void(Result<SnapshotReport>)>;
   using PluggedCallback = std::move_only_function<void(Result<PluggedDevice>)>;
   using AddressesCallback = std::move_only_function<void(Result<std::vector<std::uint64_t>>)>;
+  using StatisticsCallback = std::move_only_function<void(Result<devices::BalloonStatistics>)>;
   using StreamCallback = std::move_only_function<void(Result<UniqueFd>)>;
 
   // Starts the device thread and builds the guest on it. `observer` outlives
@@ -61,6 +63,11 @@ class Machine {
   // Takes it out again; its file is closed then. ERR_DEVICE_NOT_FOUND, and
   // ERR_DEVICE_IN_USE until the guest has unbound its driver.
   void Detach(std::string id, Callback done);
+  // How much of the guest's memory the balloon should take; the guest gets there by itself.
+  // ERR_INVALID_CONFIG for more than there is, ERR_UNSUPPORTED without a balloon.
+  void SetBalloon(std::uint64_t target_bytes, Callback done);
+  // What the guest says of its memory. ERR_GUEST_NO_DRIVER.
+  void RequestBalloonStatistics(StatisticsCallback done);
   // Of a running or paused machine, which it leaves in that state. The guest stands
   // still while its state is copied, not while the disk takes it.
   void Snapshot(SnapshotRequest request, SnapshotCallback done);

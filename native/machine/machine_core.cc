@@ -100,12 +100,16 @@ Result<> MachineCore::BuildDevices(HostKind host_kind) {
   EMBERVM_TRY(vm_->AddIrqFd(devices::SerialDevice::kIrq, serial->irq_fd()));
   ports_ = std::make_unique<PortIo>(std::move(serial),
                                     [this] { loop_.Post([this] { OnGuestPanic(); }); });
-  EMBERVM_TRY_ASSIGN(devices_, DeviceSet::Create(config_, *vm_, *memory_, loop_, *console_,
-                                                 [this](std::string device, std::string message) {
-                                                   if (silent_) return;
-                                                   observer_.OnDeviceError(std::move(device),
-                                                                           std::move(message));
-                                                 }));
+  EMBERVM_TRY_ASSIGN(register_pages_,
+                     Mapping::Create(DeviceSet::kRegisterBytes, PROT_READ | PROT_WRITE,
+                                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, "virtio registers"));
+  EMBERVM_TRY_ASSIGN(
+      devices_,
+      DeviceSet::Create(config_, *vm_, *memory_, loop_, *console_, register_pages_.bytes(),
+                        [this](std::string device, std::string message) {
+                          if (silent_) return;
+                          observer_.OnDeviceError(std::move(device), std::move(message));
+                        }));
   return {};
 }
 
@@ -170,7 +174,18 @@ Result<> MachineCore::RunVcpus() {
     ++running_vcpus_;
   }
   state_.store(MachineState::kRunning);
+  if (!std::exchange(registers_mapped_, true)) MapRegistersSoon();
   return {};
+}
+
+// KVM lets a grace period pass for each memory slot, several milliseconds in which the guest can
+// run already. Without the slot reads of registers are served one by one: no reason to fail.
+void MachineCore::MapRegistersSoon() {
+  auto thread = Thread::Start("ember-registers", [this, devices = devices_.get()] {
+    static_cast<void>(devices->MapRegisters());
+    loop_.Post([this] { registers_thread_.Join(); });
+  });
+  if (thread.has_value()) registers_thread_ = std::move(thread).value();
 }
 
 void MachineCore::Pause(Completion<> done) {
@@ -308,11 +323,13 @@ void MachineCore::TearDown() {
     memory.swap(memory_);
   }
   snapshot_thread_.Join();
+  registers_thread_.Join();
   vcpus.clear();
   devices.reset();
   ports_.reset();
   fixups.reset();
   vm.reset();
+  register_pages_.Reset();
   memory.reset();
   kvm_.reset();
   state_.store(MachineState::kClosed);

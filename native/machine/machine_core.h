@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/event_loop.h"
+#include "base/mapping.h"
 #include "base/result.h"
 #include "base/thread.h"
 #include "devices/console/ring.h"
@@ -57,6 +58,8 @@ class MachineCore final : public VcpuHost {
   void AttachDrive(DriveConfig drive, Completion<PluggedDevice> done);
   void AttachSharedDir(devices::FsOptions directory, Completion<PluggedDevice> done);
   void Detach(const std::string& id, Completion<> done);
+  void SetBalloon(std::uint64_t target_bytes, Completion<> done);
+  void RequestBalloonStatistics(Completion<devices::BalloonStatistics> done);
   void TakeSnapshot(const SnapshotRequest& request, Completion<SnapshotReport> done);
   void ConnectVsock(std::uint32_t port, Completion<UniqueFd> done);
   void ListenVsock(std::uint32_t port);
@@ -113,6 +116,7 @@ class MachineCore final : public VcpuHost {
   void FinishSnapshot(Result<SnapshotReport> result);
   // Starts those that never ran, and lets the others go on.
   Result<> RunVcpus();
+  void MapRegistersSoon();
   std::optional<ExitInfo> ServeEmulationFailure(KvmVcpu& vcpu, const EmulationFailure& failure);
   void OnVcpuPaused();
   void OnVcpuEnded(std::optional<ExitInfo> info);
@@ -140,6 +144,7 @@ class MachineCore final : public VcpuHost {
   std::unique_ptr<devices::ConsoleRing> console_;
   std::optional<Kvm> kvm_;
   std::unique_ptr<GuestMemory> memory_;
+  Mapping register_pages_;
   std::unique_ptr<KvmVm> vm_;
   std::unique_ptr<Fixups> fixups_;
   std::unique_ptr<DeviceSet> devices_;
@@ -162,6 +167,9 @@ class MachineCore final : public VcpuHost {
   // From TakeSnapshot() to its answer.
   std::unique_ptr<PendingSnapshot> snapshot_;
   Thread snapshot_thread_;
+  // Of MapRegistersSoon().
+  Thread registers_thread_;
+  bool registers_mapped_ = false;
 
   std::size_t running_vcpus_ = 0;
   std::size_t paused_vcpus_ = 0;

@@ -1,6 +1,7 @@
-// MachineCore: devices that come and go while the guest runs. config_ follows what is in
-// the slots, so that a snapshot tells it.
+// MachineCore: devices that come, go and change while the guest runs. config_ follows, so
+// that a snapshot tells it.
 #include <algorithm>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -86,6 +87,26 @@ Result<> MachineCore::Unplug(const std::string& id) {
   EMBERVM_TRY(devices_->Detach(device->slot));
   plugged.erase(device);
   return {};
+}
+
+void MachineCore::SetBalloon(std::uint64_t target_bytes, Completion<> done) {
+  if (HasEnded()) return RefuseState(std::move(done), "set the balloon of");
+  if (target_bytes > memory_->size()) {
+    return done(std::unexpected(
+        Error("ERR_INVALID_CONFIG", "the balloon cannot have more memory than the machine")
+            .With("bytes", static_cast<std::int64_t>(target_bytes))
+            .With("memoryBytes", static_cast<std::int64_t>(memory_->size()))));
+  }
+  const std::uint64_t pages = std::min<std::uint64_t>(target_bytes / GuestMemory::kPageSize,
+                                                      std::numeric_limits<std::uint32_t>::max());
+  Result<> set = devices_->SetBalloon(static_cast<std::uint32_t>(pages));
+  if (set.has_value()) config_.balloon->target_pages = static_cast<std::uint32_t>(pages);
+  done(std::move(set));
+}
+
+void MachineCore::RequestBalloonStatistics(Completion<devices::BalloonStatistics> done) {
+  if (HasEnded()) return done(std::unexpected(WrongState("ask for the statistics of")));
+  devices_->RequestBalloonStatistics(std::move(done));
 }
 
 DriveConfig* MachineCore::FindDrive(const std::string& id) {

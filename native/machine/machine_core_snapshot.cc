@@ -88,6 +88,9 @@ Result<Snapshot> MachineCore::SaveState() {
   EMBERVM_TRY_ASSIGN(const CpuidTable supported, kvm_->SupportedCpuid());
   snapshot.cpu = CpuFeatures::OfHost(supported, DetectHostKind());
   snapshot.config = config_;
+  if (const auto balloon = devices_->Balloon()) {
+    snapshot.config.balloon->actual_pages = balloon->actual_pages;
+  }
   snapshot.drive_sizes = devices_->DriveSizes();
   EMBERVM_TRY_ASSIGN(snapshot.devices, devices_->Save());
   StateWriter ports;

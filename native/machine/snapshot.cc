@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::array<char, 8> kMagic{'E', 'M', 'B', 'V', 'S', 'N', 'A', 'P'};
 // Major: older readers cannot understand it. Minor: they can do without what is new.
-constexpr std::uint16_t kMajor = 2;
+constexpr std::uint16_t kMajor = 3;
 constexpr std::uint16_t kMinor = 0;
 
 struct Header {
@@ -92,6 +92,8 @@ void WriteConfig(StateWriter& writer, const Snapshot& snapshot) {
   writer.Value<std::uint8_t>(config.vsock_cid.has_value() ? 1 : 0);
   writer.Value(config.vsock_cid.value_or(0));
   writer.Value<std::uint8_t>(config.rng ? 1 : 0);
+  writer.Value<std::uint8_t>(config.balloon.has_value() ? 1 : 0);
+  writer.Value(config.balloon.value_or(BalloonConfig{}));
   writer.Value<std::uint8_t>(config.console ? 1 : 0);
   writer.Value(static_cast<std::uint64_t>(config.console_bytes));
 }
@@ -109,6 +111,9 @@ void ReadConfig(StateReader& reader, Snapshot& snapshot) {
   const auto cid = reader.Value<std::uint64_t>();
   if (vsock) config.vsock_cid = cid;
   config.rng = reader.Flag();
+  const bool balloon = reader.Flag();
+  const auto pages = reader.Value<BalloonConfig>();
+  if (balloon) config.balloon = pages;
   config.console = reader.Flag();
   config.console_bytes = reader.Value<std::uint64_t>();
   const bool possible = config.vcpus > 0 && config.vcpus <= layout::kMaxVcpus &&

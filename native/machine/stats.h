@@ -3,6 +3,7 @@
 #define EMBERVM_MACHINE_STATS_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -45,6 +46,12 @@ struct SharedDirStats {
   std::uint64_t open_files = 0;
 };
 
+struct BalloonStats {
+  std::uint64_t target_bytes = 0;
+  std::uint64_t actual_bytes = 0;
+  std::uint64_t reported_bytes = 0;
+};
+
 struct MachineStats {
   // CLOCK_MONOTONIC when the vCPUs' counters were read, right after them.
   std::int64_t at_ns = 0;
@@ -56,6 +63,8 @@ struct MachineStats {
   std::uint64_t console_dropped_bytes = 0;
   std::vector<DriveStats> drives;
   std::vector<SharedDirStats> shared_dirs;
+  // Absent: no balloon device.
+  std::optional<BalloonStats> balloon;
   std::uint64_t vsock_connections = 0;
   std::uint64_t vsock_tx_bytes = 0;
   std::uint64_t vsock_rx_bytes = 0;

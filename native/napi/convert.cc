@@ -108,6 +108,13 @@ Napi::Object ToJs(Napi::Env env, const machine::MachineStats& stats) {
   object.Set("console", console);
   object.Set("drives", DrivesToJs(env, stats.drives));
   object.Set("sharedDirs", SharedDirsToJs(env, stats.shared_dirs));
+  if (stats.balloon.has_value()) {
+    const auto balloon = Napi::Object::New(env);
+    balloon.Set("targetBytes", Count(env, stats.balloon->target_bytes));
+    balloon.Set("actualBytes", Count(env, stats.balloon->actual_bytes));
+    balloon.Set("reportedBytes", Count(env, stats.balloon->reported_bytes));
+    object.Set("balloon", balloon);
+  }
   const auto vsock = Napi::Object::New(env);
   vsock.Set("connections", Count(env, stats.vsock_connections));
   vsock.Set("txBytes", Count(env, stats.vsock_tx_bytes));
@@ -131,6 +138,22 @@ Napi::Object ToJs(Napi::Env env, const machine::PluggedDevice& device) {
   object.Set("slot", std::uint32_t{device.index});
   object.Set("address", Count(env, device.address));
   object.Set("irq", std::uint32_t{device.irq});
+  return object;
+}
+
+Napi::Object ToJs(Napi::Env env, const devices::BalloonStatistics& statistics) {
+  const auto object = Napi::Object::New(env);
+  const auto set = [&](const char* name, const std::optional<std::uint64_t>& value) {
+    if (value.has_value()) object.Set(name, Count(env, *value));
+  };
+  set("swappedInBytes", statistics.swapped_in_bytes);
+  set("swappedOutBytes", statistics.swapped_out_bytes);
+  set("majorFaults", statistics.major_faults);
+  set("minorFaults", statistics.minor_faults);
+  set("freeBytes", statistics.free_bytes);
+  set("totalBytes", statistics.total_bytes);
+  set("availableBytes", statistics.available_bytes);
+  set("cacheBytes", statistics.cache_bytes);
   return object;
 }
 

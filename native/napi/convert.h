@@ -32,6 +32,7 @@ Napi::Object ToJs(Napi::Env env, const machine::MachineStats& stats);
 Napi::Object ToJs(Napi::Env env, const machine::HostReport& report);
 Napi::Object ToJs(Napi::Env env, const machine::SnapshotReport& report);
 Napi::Object ToJs(Napi::Env env, const machine::PluggedDevice& device);
+Napi::Object ToJs(Napi::Env env, const devices::BalloonStatistics& statistics);
 std::string_view ToString(machine::SnapshotKind kind);
 std::string_view ToString(machine::MachineState state);
 std::string_view ToString(machine::ExitReason reason);
@@ -42,6 +43,8 @@ Result<machine::DriveConfig> DriveConfigFromJs(const Napi::Value& value);
 Result<devices::FsOptions> SharedDirFromJs(const Napi::Value& value);
 Result<std::string> TextFromJs(const Napi::Value& value);
 Result<machine::SnapshotRequest> SnapshotRequestFromJs(const Napi::Value& value);
+// An integer from 0 to 2^53.
+Result<std::uint64_t> BytesFromJs(const Napi::Value& value);
 // A vsock port: an integer from 0 to 2^32 - 1.
 Result<std::uint32_t> PortFromJs(const Napi::Value& value);
 

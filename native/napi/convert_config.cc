@@ -149,6 +149,8 @@ Result<machine::MachineConfig> MachineConfigFromJs(const Napi::Value& value) {
     EMBERVM_TRY_ASSIGN(config.vsock_cid, GetInteger(object, "vsockCid", kMaxU32));
   }
   EMBERVM_TRY_ASSIGN(config.rng, GetBool(object, "rng"));
+  EMBERVM_TRY_ASSIGN(const bool balloon, GetBool(object, "balloon"));
+  if (balloon) config.balloon.emplace();
   EMBERVM_TRY_ASSIGN(config.console, GetBool(object, "console"));
   EMBERVM_TRY_ASSIGN(config.console_bytes, GetInteger(object, "consoleBytes", kMaxU32));
   return config;
@@ -197,6 +199,10 @@ Result<machine::SnapshotRequest> SnapshotRequestFromJs(const Napi::Value& value)
     return request;
   }
   return std::unexpected(WrongType("kind", "full or diff"));
+}
+
+Result<std::uint64_t> BytesFromJs(const Napi::Value& value) {
+  return ToInteger(value, "bytes", std::uint64_t{1} << 53U);
 }
 
 Result<std::uint32_t> PortFromJs(const Napi::Value& value) {

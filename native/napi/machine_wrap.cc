@@ -34,6 +34,8 @@ Napi::Function MachineWrap::DefineClass(Napi::Env env) {
           InstanceMethod<&MachineWrap::AttachDrive>("attachDrive"),
           InstanceMethod<&MachineWrap::AttachSharedDir>("attachSharedDir"),
           InstanceMethod<&MachineWrap::Detach>("detach"),
+          InstanceMethod<&MachineWrap::SetBalloon>("setBalloon"),
+          InstanceMethod<&MachineWrap::BalloonStatistics>("balloonStatistics"),
           InstanceMethod<&MachineWrap::Snapshot>("snapshot"),
           InstanceMethod<&MachineWrap::ConnectVsock>("connectVsock"),
           InstanceMethod<&MachineWrap::ListenVsock>("listenVsock"),
@@ -250,19 +252,18 @@ void MachineWrap::UpdateHold(Napi::Env env) {
   }
 }
 
-Napi::Value MachineWrap::Plug(
-    Napi::Env env,
-    const std::function<void(machine::Machine&, machine::Machine::PluggedCallback)>& attach) {
+template <class Answer, class Ask>
+Napi::Value MachineWrap::RunFor(Napi::Env env, Ask ask) {
   if (machine_ == nullptr) return Rejected(env, MachineClosed());
   const auto deferred = Napi::Promise::Deferred::New(env);
   queue_->Hold(env);
-  attach(*machine_, [this, queue = queue_, deferred](Result<machine::PluggedDevice> device) {
-    queue->Post([this, deferred, device = std::move(device)](Napi::Env job_env) {
+  ask(*machine_, [this, queue = queue_, deferred](Result<Answer> answer) {
+    queue->Post([this, deferred, answer = std::move(answer)](Napi::Env job_env) {
       queue_->Unhold(job_env);
-      if (device.has_value()) {
-        deferred.Resolve(ToJs(job_env, *device));
+      if (answer.has_value()) {
+        deferred.Resolve(ToJs(job_env, *answer));
       } else {
-        deferred.Reject(ToJs(job_env, device.error()));
+        deferred.Reject(ToJs(job_env, answer.error()));
       }
     });
   });
@@ -272,17 +273,19 @@ Napi::Value MachineWrap::Plug(
 Napi::Value MachineWrap::AttachDrive(const Napi::CallbackInfo& info) {
   auto drive = DriveConfigFromJs(info[0]);
   if (!drive.has_value()) return Rejected(info.Env(), drive.error());
-  return Plug(info.Env(), [&](machine::Machine& machine, machine::Machine::PluggedCallback done) {
-    machine.AttachDrive(std::move(drive).value(), std::move(done));
-  });
+  return RunFor<machine::PluggedDevice>(
+      info.Env(), [&](machine::Machine& machine, machine::Machine::PluggedCallback done) {
+        machine.AttachDrive(std::move(drive).value(), std::move(done));
+      });
 }
 
 Napi::Value MachineWrap::AttachSharedDir(const Napi::CallbackInfo& info) {
   auto directory = SharedDirFromJs(info[0]);
   if (!directory.has_value()) return Rejected(info.Env(), directory.error());
-  return Plug(info.Env(), [&](machine::Machine& machine, machine::Machine::PluggedCallback done) {
-    machine.AttachSharedDir(std::move(directory).value(), std::move(done));
-  });
+  return RunFor<machine::PluggedDevice>(
+      info.Env(), [&](machine::Machine& machine, machine::Machine::PluggedCallback done) {
+        machine.AttachSharedDir(std::move(directory).value(), std::move(done));
+      });
 }
 
 Napi::Value MachineWrap::Detach(const Napi::CallbackInfo& info) {
@@ -293,25 +296,28 @@ Napi::Value MachineWrap::Detach(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value MachineWrap::SetBalloon(const Napi::CallbackInfo& info) {
+  const auto bytes = BytesFromJs(info[0]);
+  if (!bytes.has_value()) return Rejected(info.Env(), bytes.error());
+  return RunAsync(info.Env(), [&](machine::Machine& machine, machine::Machine::Callback done) {
+    machine.SetBalloon(*bytes, std::move(done));
+  });
+}
+
+Napi::Value MachineWrap::BalloonStatistics(const Napi::CallbackInfo& info) {
+  return RunFor<devices::BalloonStatistics>(
+      info.Env(), [](machine::Machine& machine, machine::Machine::StatisticsCallback done) {
+        machine.RequestBalloonStatistics(std::move(done));
+      });
+}
+
 Napi::Value MachineWrap::Snapshot(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
   auto request = SnapshotRequestFromJs(info[0]);
-  if (!request.has_value()) return Rejected(env, request.error());
-  if (machine_ == nullptr) return Rejected(env, MachineClosed());
-  const auto deferred = Napi::Promise::Deferred::New(env);
-  queue_->Hold(env);
-  machine_->Snapshot(std::move(request).value(),
-                     [this, queue = queue_, deferred](Result<machine::SnapshotReport> report) {
-                       queue->Post([this, deferred, report = std::move(report)](Napi::Env job_env) {
-                         queue_->Unhold(job_env);
-                         if (report.has_value()) {
-                           deferred.Resolve(ToJs(job_env, *report));
-                         } else {
-                           deferred.Reject(ToJs(job_env, report.error()));
-                         }
-                       });
-                     });
-  return deferred.Promise();
+  if (!request.has_value()) return Rejected(info.Env(), request.error());
+  return RunFor<machine::SnapshotReport>(
+      info.Env(), [&](machine::Machine& machine, machine::Machine::SnapshotCallback done) {
+        machine.Snapshot(std::move(request).value(), std::move(done));
+      });
 }
 
 Napi::Value MachineWrap::ConnectVsock(const Napi::CallbackInfo& info) {

@@ -39,6 +39,8 @@ class MachineWrap : public Napi::ObjectWrap<MachineWrap> {
   Napi::Value Close(const Napi::CallbackInfo& info);
   Napi::Value AttachDrive(const Napi::CallbackInfo& info);
   Napi::Value AttachSharedDir(const Napi::CallbackInfo& info);
+  Napi::Value SetBalloon(const Napi::CallbackInfo& info);
+  Napi::Value BalloonStatistics(const Napi::CallbackInfo& info);
   Napi::Value Detach(const Napi::CallbackInfo& info);
   Napi::Value Snapshot(const Napi::CallbackInfo& info);
   Napi::Value ConnectVsock(const Napi::CallbackInfo& info);
@@ -55,10 +57,9 @@ class MachineWrap : public Napi::ObjectWrap<MachineWrap> {
       machine::MachineObserver& observer, machine::Machine::Callback created)>;
   static Napi::Value Launch(const Napi::CallbackInfo& info, Maker maker);
 
-  // The promise of where a device is that `attach` puts into a slot.
-  Napi::Value Plug(
-      Napi::Env env,
-      const std::function<void(machine::Machine&, machine::Machine::PluggedCallback)>& attach);
+  // Runs one operation of the machine as a promise of what it answers, as ToJs() shows that.
+  template <class Answer, class Ask>
+  Napi::Value RunFor(Napi::Env env, Ask ask);
   // Runs one operation of the machine as a promise of undefined.
   Napi::Value RunAsync(Napi::Env env, const Operation& operation);
   // Recomputes whether the machine alone keeps the event loop alive.

@@ -12,6 +12,7 @@ inline constexpr std::uint32_t kDeviceIdNone = 0;
 inline constexpr std::uint32_t kDeviceIdBlock = 2;
 inline constexpr std::uint32_t kDeviceIdConsole = 3;
 inline constexpr std::uint32_t kDeviceIdRng = 4;
+inline constexpr std::uint32_t kDeviceIdBalloon = 5;
 inline constexpr std::uint32_t kDeviceIdVsock = 19;
 inline constexpr std::uint32_t kDeviceIdFs = 26;
 

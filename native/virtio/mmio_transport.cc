@@ -57,13 +57,22 @@ std::uint64_t OfferedFeatures(const Device& device) { return device.features() |
 
 Result<std::unique_ptr<MmioTransport>> MmioTransport::Create(EventLoop& loop,
                                                              const GuestMemory& memory,
+                                                             FailureHandler on_failure,
+                                                             std::span<std::byte> page) {
+  EMBERVM_TRY_ASSIGN(UniqueFd irq_fd, MakeEventFd());
+  return std::unique_ptr<MmioTransport>(
+      new MmioTransport(loop, memory, std::move(on_failure), page, std::move(irq_fd)));
+}
+
+Result<std::unique_ptr<MmioTransport>> MmioTransport::Create(EventLoop& loop,
+                                                             const GuestMemory& memory,
                                                              FailureHandler on_failure) {
   EMBERVM_TRY_ASSIGN(Mapping page,
                      Mapping::Create(kMmioPageSize, PROT_READ | PROT_WRITE,
                                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, "virtio register page"));
-  EMBERVM_TRY_ASSIGN(UniqueFd irq_fd, MakeEventFd());
-  return std::unique_ptr<MmioTransport>(
-      new MmioTransport(loop, memory, std::move(on_failure), std::move(page), std::move(irq_fd)));
+  EMBERVM_TRY_ASSIGN(auto transport, Create(loop, memory, std::move(on_failure), page.bytes()));
+  transport->own_page_ = std::move(page);
+  return transport;
 }
 
 Result<std::unique_ptr<MmioTransport>> MmioTransport::Create(EventLoop& loop,
@@ -76,11 +85,11 @@ Result<std::unique_ptr<MmioTransport>> MmioTransport::Create(EventLoop& loop,
 }
 
 MmioTransport::MmioTransport(EventLoop& loop, const GuestMemory& memory, FailureHandler on_failure,
-                             Mapping page, UniqueFd irq_fd)
+                             std::span<std::byte> page, UniqueFd irq_fd)
     : loop_(loop),
       memory_(memory),
       on_failure_(std::move(on_failure)),
-      page_(std::move(page)),
+      page_(page),
       irq_fd_(std::move(irq_fd)) {
   Word(kRegMagic).store(kMmioMagic);
   Word(kRegVersion).store(kMmioVersion);
@@ -116,7 +125,7 @@ Result<> MmioTransport::Attach(Device& device) {
   EMBERVM_TRY(ReserveQueues(device.queue_sizes().size()));
   {
     const std::lock_guard lock(config_mutex_);
-    std::ranges::copy(device.config(), page_.bytes().subspan(kRegConfig).begin());
+    std::ranges::copy(device.config(), page_.subspan(kRegConfig).begin());
   }
   const std::lock_guard lock(state_mutex_);
   ResetRegisters(device);
@@ -152,14 +161,14 @@ Result<> MmioTransport::Detach() {
     }
   }
   const std::lock_guard lock(config_mutex_);
-  std::ranges::fill(page_.bytes().subspan(kRegConfig), std::byte{0});
+  std::ranges::fill(page_.subspan(kRegConfig), std::byte{0});
   Word(kRegConfigGeneration).fetch_add(1, std::memory_order_acq_rel);
   return {};
 }
 
 std::atomic_ref<std::uint32_t> MmioTransport::Word(std::uint64_t offset) const {
-  return std::atomic_ref(*reinterpret_cast<std::uint32_t*>(
-      page_.bytes().subspan(offset, sizeof(std::uint32_t)).data()));
+  return std::atomic_ref(
+      *reinterpret_cast<std::uint32_t*>(page_.subspan(offset, sizeof(std::uint32_t)).data()));
 }
 
 std::uint32_t MmioTransport::Status() const {
@@ -171,7 +180,7 @@ void MmioTransport::Read(std::uint64_t offset, std::span<std::byte> data) {
   if (offset >= kRegConfig) {
     if (offset >= kMmioPageSize) return;
     const std::lock_guard lock(config_mutex_);
-    const std::span<const std::byte> config = page_.bytes().subspan(offset);
+    const std::span<const std::byte> config = page_.subspan(offset);
     std::ranges::copy(config.first(std::min(data.size(), config.size())), data.begin());
     return;
   }
@@ -465,10 +474,14 @@ void MmioTransport::SignalQueues() { Signal(kInterruptQueue); }
 void MmioTransport::PublishConfig(std::span<const std::byte> config) {
   {
     const std::lock_guard lock(config_mutex_);
-    std::ranges::copy(config, page_.bytes().subspan(kRegConfig).begin());
+    std::ranges::copy(config, page_.subspan(kRegConfig).begin());
     Word(kRegConfigGeneration).fetch_add(1, std::memory_order_acq_rel);
   }
   if (context_) Signal(kInterruptConfig);
+}
+
+void MmioTransport::RefreshConfig() {
+  if (device_ != nullptr) PublishConfig(device_->config());
 }
 
 void MmioTransport::Kick(std::uint16_t queue) { SignalEventFd(notify_fds_[queue]); }

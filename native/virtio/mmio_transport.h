@@ -1,9 +1,9 @@
 // MmioTransport: one virtio-mmio version 2 slot (virtio 1.2 §4.2). vCPU threads read
 // and write registers; the device itself runs on the device thread only.
 //
-// Everything that the guest can read lives in one page, so the machine may map that
-// page as a read-only memory slot and reads cost no exit; Read() serves the same bytes
-// where it does not. Writes always come through Write().
+// Everything that the guest can read lives in one page, so that the machine maps the pages
+// of all slots as read-only memory and reads cost no exit; Read() serves the same bytes
+// until it has. Writes always come through Write().
 //
 // The acknowledgement of a queue's interrupt need not come here: the machine may let KVM
 // swallow it, which saves an exit for each interrupt. The cause then stays in the register,
@@ -44,7 +44,12 @@ class MmioTransport final : private DeviceHost {
   // Called on the device thread when a device was stopped because of its driver.
   using FailureHandler = std::function<void(const Device& device, const Error& error)>;
 
-  // An empty slot: device id 0, which drivers skip.
+  // An empty slot: device id 0, which drivers skip. `page` is 4 KiB of zeros, page aligned,
+  // and outlives the transport.
+  static Result<std::unique_ptr<MmioTransport>> Create(EventLoop& loop, const GuestMemory& memory,
+                                                       FailureHandler on_failure,
+                                                       std::span<std::byte> page);
+  // The same with a page of its own.
   static Result<std::unique_ptr<MmioTransport>> Create(EventLoop& loop, const GuestMemory& memory,
                                                        FailureHandler on_failure);
   // A slot with a device, which must outlive the transport.
@@ -63,6 +68,8 @@ class MmioTransport final : private DeviceHost {
   // Empties the slot again; afterwards nobody touches the device. ERR_DEVICE_IN_USE while
   // the guest has a driver on it. Loop thread.
   Result<> Detach();
+  // The device's config() has changed: shows it to the driver, now or when it comes. Loop thread.
+  void RefreshConfig();
 
   // Any thread. `offset` is relative to the page. A write of the status register
   // returns when the device thread has activated or reset the device.
@@ -88,9 +95,8 @@ class MmioTransport final : private DeviceHost {
   [[nodiscard]] int notify_fd(std::size_t queue) const { return notify_fds_.at(queue).get(); }
   // The machine binds it to the slot's interrupt line (edge).
   [[nodiscard]] int irq_fd() const { return irq_fd_.get(); }
-  // 4 KiB, page aligned: the host side of a read-only memory slot.
-  [[nodiscard]] std::span<std::byte> register_page() const { return page_.bytes(); }
-
+  // What the guest reads once the machine has mapped it.
+  [[nodiscard]] std::span<std::byte> register_page() const { return page_; }
   // Any thread.
   [[nodiscard]] std::uint64_t interrupts() const {
     return interrupts_.load(std::memory_order_relaxed);
@@ -110,8 +116,8 @@ class MmioTransport final : private DeviceHost {
     std::vector<QueueConfig> queues;
   };
 
-  MmioTransport(EventLoop& loop, const GuestMemory& memory, FailureHandler on_failure, Mapping page,
-                UniqueFd irq_fd);
+  MmioTransport(EventLoop& loop, const GuestMemory& memory, FailureHandler on_failure,
+                std::span<std::byte> page, UniqueFd irq_fd);
 
   // DeviceHost, device thread.
   void SignalQueues() override;
@@ -151,7 +157,9 @@ class MmioTransport final : private DeviceHost {
   EventLoop& loop_;
   const GuestMemory& memory_;
   FailureHandler on_failure_;
-  Mapping page_;
+  // Empty where the page is somebody else's.
+  Mapping own_page_;
+  std::span<std::byte> page_;
   UniqueFd irq_fd_;
 
   // Register writes of vCPU threads, one at a time: held while one waits for the device

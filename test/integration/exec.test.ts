@@ -397,7 +397,7 @@ describeGuest('a sandbox', () => {
     expect(guest.freeBytes).toBeLessThan(guest.totalBytes);
   });
 
-  test('writes no register of a device while data moves', async () => {
+  test('leaves to this process for no device while data moves', async () => {
     const command = 'dd if=/dev/zero of=/root/moved bs=64k count=16 conv=fsync; cat /root/moved';
     // The first time loads the programs.
     await sandbox.shell(command);
@@ -407,11 +407,9 @@ describeGuest('a sandbox', () => {
     expect(stdout).toHaveLength(2 ** 20);
     expect(after.disk.writtenBytes - before.disk.writtenBytes).toBeGreaterThanOrEqual(2 ** 20);
     expect(after.vsock.sentBytes - before.vsock.sentBytes).toBeGreaterThan(2 ** 20);
-    // What is left is one read of the cause for each interrupt, and those come in batches: an
-    // exit for each buffer of 4 KiB, or for each acknowledgement, would be hundreds.
-    const exits = after.cpu.deviceExits - before.cpu.deviceExits;
-    expect(exits).toBeGreaterThan(0);
-    expect(exits).toBeLessThan(100);
+    // Kicks and acknowledgements end in KVM, and registers are read from memory.
+    expect(before.cpu.deviceExits).toBeGreaterThan(0);
+    expect(after.cpu.deviceExits).toBe(before.cpu.deviceExits);
   });
 
   test('counts in a stream what came since the sample before', async () => {

@@ -71,6 +71,7 @@ function createMachine({ config, assets, diskPath, signal }: VmRequest): Promise
       ],
       vsock: { cid: GUEST_CID },
       hotplugSlots: HOTPLUG_SLOTS,
+      balloon: true,
     },
     { signal },
   );

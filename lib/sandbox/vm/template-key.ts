@@ -7,7 +7,7 @@ import { upperTemplate } from '../../state/upper-disk.js';
 import type { BootAssets } from './boot-assets.js';
 
 /** To be raised when what is done to a guest before it is saved changes. */
-const FORMAT = 4;
+const FORMAT = 5;
 
 /** `booted`: the agent answers. `ready`: its root is set up, too. */
 export type TemplateKind = 'booted' | 'ready';

@@ -136,6 +136,13 @@ class VsockGuest {
     REQUIRE(+packet.header.op == op);
     return packet;
   }
+  // As Expect(), past the credit that comes whenever the host has taken some bytes.
+  VsockPacket ExpectAfterCredit(std::uint16_t op) {
+    VsockPacket packet = Receive();
+    while (packet.header.op == vsock::kOpCreditUpdate) packet = Receive();
+    REQUIRE(+packet.header.op == op);
+    return packet;
+  }
   // Nothing comes for a while.
   [[nodiscard]] bool Quiet() {
     std::this_thread::sleep_for(std::chrono::milliseconds(30));
