@@ -63,6 +63,10 @@ class Device {
   [[nodiscard]] virtual std::uint64_t features() const = 0;
   // The maximum size of each queue.
   [[nodiscard]] virtual std::span<const std::uint16_t> queue_sizes() const = 0;
+  // How many of them, from the first on, a driver has to set up that negotiated `features`.
+  [[nodiscard]] virtual std::size_t QueuesFor(std::uint64_t /*features*/) const {
+    return queue_sizes().size();
+  }
   // The configuration space as the driver finds it first.
   [[nodiscard]] virtual std::span<const std::byte> config() const = 0;
 

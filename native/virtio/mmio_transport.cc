@@ -408,7 +408,8 @@ Result<> MmioTransport::TryActivate(std::span<const QueueConfig> configs, std::u
   failed_ = false;
   queues_.clear();
   const auto activate = [&]() -> Result<> {
-    for (std::size_t index = 0; index < configs.size(); ++index) {
+    const std::size_t count = std::min(configs.size(), device_->QueuesFor(features));
+    for (std::size_t index = 0; index < count; ++index) {
       const QueuePosition position = positions.empty() ? QueuePosition{} : positions[index];
       EMBERVM_TRY_ASSIGN(const Queue queue,
                          Queue::Create(memory_, configs[index], features, position));
@@ -519,7 +520,8 @@ void MmioTransport::Save(StateWriter& writer) {
     writer.Value(queue.descriptor_table);
     writer.Value(queue.driver_ring);
     writer.Value(queue.device_ring);
-    const QueuePosition position = active ? queues_[index].position() : QueuePosition{};
+    const QueuePosition position =
+        active && index < queues_.size() ? queues_[index].position() : QueuePosition{};
     writer.Value(position.next_avail);
     writer.Value(position.next_used);
   }

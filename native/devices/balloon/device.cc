@@ -14,7 +14,6 @@ namespace {
 
 using balloon::kDeflateQueue;
 using balloon::kInflateQueue;
-using balloon::kReportingQueue;
 using balloon::kStatsQueue;
 
 // Linux sends 256 pages at a time, keeps one buffer of statistics, and reports 32 ranges at once.
@@ -87,7 +86,7 @@ void BalloonDevice::SetTarget(std::uint32_t pages) {
 }
 
 void BalloonDevice::RequestStatistics(StatisticsHandler handler) {
-  if (context_ == nullptr) {
+  if (context_ == nullptr || !statistics_queue_) {
     return handler(std::unexpected(
         Error("ERR_GUEST_NO_DRIVER", "the guest has no driver for its balloon, or not yet")));
   }
@@ -110,15 +109,27 @@ std::uint64_t BalloonDevice::features() const {
 
 std::span<const std::uint16_t> BalloonDevice::queue_sizes() const { return kQueueSizes; }
 
+std::size_t BalloonDevice::QueuesFor(std::uint64_t features) const {
+  std::size_t count = kStatsQueue;
+  if ((features & balloon::kFeatureStats) != 0) ++count;
+  if ((features & balloon::kFeatureReporting) != 0) ++count;
+  return count;
+}
+
 std::span<const std::byte> BalloonDevice::config() const { return AsBytes(config_); }
 
 Result<> BalloonDevice::Activate(const virtio::DeviceContext& context) {
   context_ = &context;
+  std::uint16_t next = kStatsQueue;
+  if ((context.features & balloon::kFeatureStats) != 0) statistics_queue_ = next++;
+  if ((context.features & balloon::kFeatureReporting) != 0) reporting_queue_ = next;
   return {};
 }
 
 void BalloonDevice::Reset() {
   context_ = nullptr;
+  statistics_queue_.reset();
+  reporting_queue_.reset();
   statistics_buffer_.reset();
   for (StatisticsHandler& handler : std::exchange(waiting_, {})) {
     handler(
@@ -129,9 +140,9 @@ void BalloonDevice::Reset() {
 Result<> BalloonDevice::BeforeSave() {
   if (context_ == nullptr || !statistics_buffer_) return {};
   // Whoever goes on, this machine or another, takes it from the ring again.
-  context_->queues[kStatsQueue].UndoPop();
+  context_->queues[*statistics_queue_].UndoPop();
   statistics_buffer_.reset();
-  context_->host.Kick(kStatsQueue);
+  context_->host.Kick(*statistics_queue_);
   return {};
 }
 
@@ -139,8 +150,8 @@ void BalloonDevice::Notify(std::uint16_t queue) {
   if (context_ == nullptr) return;
   if (queue == kInflateQueue) Inflate();
   if (queue == kDeflateQueue) Deflate();
-  if (queue == kStatsQueue) TakeStatistics();
-  if (queue == kReportingQueue) Report();
+  if (queue == statistics_queue_) TakeStatistics();
+  if (queue == reporting_queue_) Report();
 }
 
 void BalloonDevice::Inflate() {
@@ -167,7 +178,7 @@ void BalloonDevice::Deflate() {
 
 void BalloonDevice::Report() {
   virtio::ServiceQueue(
-      *context_, kReportingQueue, kReportingBudget, [&](const virtio::Chain& chain) {
+      *context_, *reporting_queue_, kReportingBudget, [&](const virtio::Chain& chain) {
         std::uint64_t bytes = 0;
         for (const virtio::Segment& segment : chain.writable()) {
           bytes +=
@@ -179,13 +190,13 @@ void BalloonDevice::Report() {
 }
 
 void BalloonDevice::TakeStatistics() {
-  virtio::Queue& queue = context_->queues[kStatsQueue];
+  virtio::Queue& queue = context_->queues[*statistics_queue_];
   // A second buffer waits until the first has gone back.
   if (statistics_buffer_) return;
   Result<std::optional<virtio::Chain>> chain = queue.Pop();
   if (!chain.has_value()) return context_->host.Fail(std::move(chain).error());
   if (!chain->has_value()) {
-    if (queue.EnableNotifications()) context_->host.Kick(kStatsQueue);
+    if (queue.EnableNotifications()) context_->host.Kick(*statistics_queue_);
     return;
   }
   const BalloonStatistics statistics = ReadStatistics(**chain);
@@ -194,11 +205,11 @@ void BalloonDevice::TakeStatistics() {
 }
 
 void BalloonDevice::ReturnStatisticsBuffer() {
-  virtio::Queue& queue = context_->queues[kStatsQueue];
+  virtio::Queue& queue = context_->queues[*statistics_queue_];
   queue.AddUsed(*std::exchange(statistics_buffer_, std::nullopt), 0);
   if (queue.PublishUsed()) context_->host.SignalQueues();
   // Looks for the next one, and asks to be told of it where there is none.
-  context_->host.Kick(kStatsQueue);
+  context_->host.Kick(*statistics_queue_);
 }
 
 }  // namespace embervm::devices

@@ -49,7 +49,7 @@ class BalloonDevice final : public virtio::Device {
   // Device thread. The transport has to show the new config() to the driver.
   void SetTarget(std::uint32_t pages);
   // Asks the guest. Several who ask before it has answered get the same answer.
-  // ERR_GUEST_NO_DRIVER while the guest has no driver for the device.
+  // ERR_GUEST_NO_DRIVER while the guest has no driver for the device, or one without statistics.
   void RequestStatistics(StatisticsHandler handler);
 
   // Any thread.
@@ -59,6 +59,7 @@ class BalloonDevice final : public virtio::Device {
   [[nodiscard]] std::string_view name() const override { return "balloon"; }
   [[nodiscard]] std::uint64_t features() const override;
   [[nodiscard]] std::span<const std::uint16_t> queue_sizes() const override;
+  [[nodiscard]] std::size_t QueuesFor(std::uint64_t features) const override;
   [[nodiscard]] std::span<const std::byte> config() const override;
   Result<> Activate(const virtio::DeviceContext& context) override;
   void Notify(std::uint16_t queue) override;
@@ -74,6 +75,9 @@ class BalloonDevice final : public virtio::Device {
 
   balloon::Config config_;
   const virtio::DeviceContext* context_ = nullptr;
+  // Absent: the driver did not take the feature.
+  std::optional<std::uint16_t> statistics_queue_;
+  std::optional<std::uint16_t> reporting_queue_;
   // The head of the buffer that the driver fills again when it gets it back.
   std::optional<std::uint16_t> statistics_buffer_;
   std::vector<StatisticsHandler> waiting_;

@@ -12,8 +12,9 @@ inline constexpr std::uint64_t kFeatureStats = 1U << 1U;
 inline constexpr std::uint64_t kFeatureDeflateOnOom = 1U << 2U;
 inline constexpr std::uint64_t kFeatureReporting = 1U << 5U;
 
-// Queues. The specification numbers the last one 4, after one for hints that we do not offer;
-// Linux numbers the queues that it uses without a gap (and so do other monitors).
+// Queues of a driver that takes every feature. The specification numbers the last one 4, after
+// one for hints that we do not offer; Linux numbers the queues that it uses without a gap (and
+// so do other monitors), so that the last one comes earlier without statistics.
 inline constexpr std::uint16_t kInflateQueue = 0;
 inline constexpr std::uint16_t kDeflateQueue = 1;
 inline constexpr std::uint16_t kStatsQueue = 2;
