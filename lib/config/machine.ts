@@ -26,6 +26,23 @@ export interface DriveConfig {
   path: string;
   /** Refuse writes; default false. */
   readOnly?: boolean | undefined;
+  /**
+   * `writeback` (default): a write may stay in the host's memory until the guest flushes.
+   * `writethrough`: it is on the host's disk when the guest is told so.
+   */
+  cache?: 'writeback' | 'writethrough' | undefined;
+  rateLimit?: DriveRateLimit | undefined;
+}
+
+/** How much a guest may do with a drive. Requests beyond it wait; none is refused. */
+export interface DriveRateLimit {
+  /** Of what is read and written together. */
+  bytesPerSecond?: number | undefined;
+  /** What may go at once after a rest; default: what a second allows. */
+  burstBytes?: number | undefined;
+  /** Requests of any kind. */
+  opsPerSecond?: number | undefined;
+  burstOps?: number | undefined;
 }
 
 export interface KernelConfig {
@@ -71,7 +88,7 @@ export interface ResolvedMachineConfig {
   vcpus: number;
   maxVcpus?: number | undefined;
   memoryMib: number;
-  drives: { id?: string | undefined; path: string; readOnly: boolean }[];
+  drives: (Omit<ResolvedAttachedDrive, 'id'> & { id?: string | undefined })[];
   sharedDirs: ResolvedSharedDir[];
   hotplugSlots: number;
   vsock?: { cid: number } | undefined;
@@ -90,6 +107,8 @@ export interface ResolvedAttachedDrive {
   id: string;
   path: string;
   readOnly: boolean;
+  cache: 'writeback' | 'writethrough';
+  rateLimit?: DriveRateLimit | undefined;
 }
 
 export interface StopOptions {
@@ -165,10 +184,34 @@ const guestCid = z
 
 const consoleBytes = z.int().check(z.gte(4096), z.lte(MAX_CONSOLE_BYTES));
 
+const rate = z.optional(z.int().check(z.gte(1)));
+
+const driveRateLimit: z.ZodMiniType<DriveRateLimit> = z
+  .strictObject({
+    bytesPerSecond: rate.check(z.describe('bytes that are read and written in a second')),
+    burstBytes: rate.check(z.describe('bytes at once after a rest')),
+    opsPerSecond: rate.check(z.describe('requests in a second')),
+    burstOps: rate.check(z.describe('requests at once after a rest')),
+  })
+  .check(
+    z.refine((limit) => limit.burstBytes === undefined || limit.bytesPerSecond !== undefined, {
+      path: ['burstBytes'],
+      message: 'needs bytesPerSecond',
+    }),
+    z.refine((limit) => limit.burstOps === undefined || limit.opsPerSecond !== undefined, {
+      path: ['burstOps'],
+      message: 'needs opsPerSecond',
+    }),
+  );
+
 const drive = z.strictObject({
   id: z.optional(driveId).check(z.describe('serial number that the guest reads')),
   path: hostPath.check(z.describe('raw disk image')),
   readOnly: z._default(z.boolean(), false).check(z.describe('refuse writes')),
+  cache: z
+    ._default(z.enum(['writeback', 'writethrough']), 'writeback')
+    .check(z.describe('when a write is on the disk')),
+  rateLimit: z.optional(driveRateLimit).check(z.describe('how much the guest may do with it')),
 });
 
 const machineConfig = z.strictObject({
@@ -226,6 +269,10 @@ export const machineConfigSchema: z.ZodMiniType<ResolvedMachineConfig> = machine
 
 const attachedDrive: z.ZodMiniType<ResolvedAttachedDrive> = z.extend(drive, { id: driveId });
 
+const driveFile = z.strictObject({ path: hostPath });
+
+const driveName = z.strictObject({ id: driveId });
+
 const vcpuTarget = z.strictObject({
   vcpus: vcpuCount.check(z.describe('virtual CPUs on line')),
 });
@@ -274,6 +321,14 @@ export function parseMachineConfig(input: unknown): ResolvedMachineConfig {
 
 export function parseAttachedDrive(input: unknown): ResolvedAttachedDrive {
   return parseConfig(attachedDrive, input, 'invalid drive');
+}
+
+export function parseDriveFile(input: unknown): { path: string } {
+  return parseConfig(driveFile, input, 'invalid file for a drive');
+}
+
+export function parseDriveId(id: unknown): string {
+  return parseConfig(driveName, { id }, 'invalid drive').id;
 }
 
 export { parseSharedDir } from './shared-dirs.js';

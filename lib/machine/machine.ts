@@ -4,23 +4,15 @@ import type { Socket } from 'node:net';
 import type {
   AttachedDriveConfig,
   MachineConfig,
-  ResolvedMachineConfig,
-  ResolvedRestoreOptions,
   RestoreOverrides,
   SnapshotOptions,
   StopOptions,
 } from '../config/machine.js';
-import type { ResolvedSharedDir, SharedDirConfig } from '../config/shared-dirs.js';
+import type { SharedDirConfig } from '../config/shared-dirs.js';
 import { abortedError, ConfigError, fromNative, MachineError } from '../errors.js';
 import { loadBinding } from '../native/binding.js';
-import type {
-  NativeBinding,
-  NativeEvent,
-  NativeMachine,
-  NativeMachineConfig,
-  NativeRestoreConfig,
-  NativeSharedDir,
-} from '../native/types.js';
+import type { NativeBinding, NativeEvent, NativeMachine } from '../native/types.js';
+import { toNativeDir, toNativeDrive, toNativeMachine, toNativeRestore } from './native-config.js';
 import { adoptStream, discardStream } from './stream.js';
 import type {
   BalloonStatistics,
@@ -83,7 +75,7 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
     const module = await import('../config/machine.js');
     const resolved = module.parseMachineConfig(config);
     return Machine.#make(module, options.signal, 'creating a machine', (binding, onEvents) =>
-      binding.createMachine(toNative(resolved), onEvents),
+      binding.createMachine(toNativeMachine(resolved), onEvents),
     );
   }
 
@@ -181,7 +173,7 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
   async attachDrive(config: AttachedDriveConfig): Promise<DeviceHandle> {
     const drive = this.#config.parseAttachedDrive(config);
     this.#require('attach a drive to', 'running', 'paused', 'created');
-    const { slot, address } = await call(() => this.#native.attachDrive(drive));
+    const { slot, address } = await call(() => this.#native.attachDrive(toNativeDrive(drive)));
     return { id: drive.id, slot, address };
   }
 
@@ -200,6 +192,25 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
   async detach(device: Pick<DeviceHandle, 'id'>): Promise<void> {
     this.#require('detach a device from', 'running', 'paused', 'created');
     await call(() => this.#native.detach(device.id));
+  }
+
+  /**
+   * Puts another file, of any size, in the place of a drive's: between two requests, so the guest
+   * sees each of them done on one of the two. What it was told is written is in the old one, which
+   * is closed. The guest learns of another size, not that the content is another: unmount first.
+   */
+  async swapDrive(id: string, file: { path: string }): Promise<{ bytes: number }> {
+    const drive = this.#config.parseDriveId(id);
+    const { path } = this.#config.parseDriveFile(file);
+    this.#require('swap a drive of', 'running', 'paused', 'created');
+    return { bytes: await call(() => this.#native.swapDrive(drive, path)) };
+  }
+
+  /** Tells the guest how large a drive's file is now: after it has been made longer, or shorter. */
+  async resizeDrive(id: string): Promise<{ bytes: number }> {
+    const drive = this.#config.parseDriveId(id);
+    this.#require('resize a drive of', 'running', 'paused', 'created');
+    return { bytes: await call(() => this.#native.resizeDrive(drive)) };
   }
 
   /**
@@ -447,40 +458,6 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
       context: { operation },
     });
   }
-}
-
-function toNative(config: ResolvedMachineConfig): NativeMachineConfig {
-  const { vcpus, maxVcpus = vcpus } = config;
-  // The guest starts the others when it is told to.
-  const cpus = maxVcpus > vcpus ? [`maxcpus=${vcpus}`] : [];
-  return {
-    kernelPath: config.kernel.path,
-    initrdPath: config.kernel.initrd,
-    commandLine: [...config.kernel.args, ...cpus].join(' '),
-    vcpus: maxVcpus,
-    memoryMib: config.memoryMib,
-    drives: config.drives.map((drive, index) => ({ ...drive, id: drive.id ?? `drive${index}` })),
-    sharedDirs: config.sharedDirs.map(toNativeDir),
-    hotplugSlots: config.hotplugSlots,
-    vsockCid: config.vsock?.cid,
-    rng: config.rng,
-    balloon: config.balloon,
-    console: config.console === 'capture',
-    consoleBytes: config.consoleBytes,
-  };
-}
-
-function toNativeDir({ locks, owner, ...dir }: ResolvedSharedDir): NativeSharedDir {
-  return {
-    ...dir,
-    hostLocks: locks === 'host',
-    owner: owner === 'host' ? undefined : owner,
-  };
-}
-
-function toNativeRestore(options: ResolvedRestoreOptions): NativeRestoreConfig {
-  const { directory, drives, onlyTheseDrives, vsock, consoleBytes } = options;
-  return { directory, drives, onlyTheseDrives, vsockCid: vsock?.cid, consoleBytes };
 }
 
 async function call<Value>(run: () => Promise<Value>): Promise<Value> {

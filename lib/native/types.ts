@@ -17,6 +17,18 @@ export interface NativeDriveConfig {
   id: string;
   path: string;
   readOnly: boolean;
+  /** Writes are on the host's disk before the guest is told so. */
+  writethrough: boolean;
+  /** Of what is read and written together; `undefined`: no limit. */
+  bytes: NativeRateLimit | undefined;
+  /** Of requests. */
+  operations: NativeRateLimit | undefined;
+}
+
+export interface NativeRateLimit {
+  perSecond: number;
+  /** What may be used at once after a rest. */
+  burst: number;
 }
 
 export interface NativeSharedDir {
@@ -202,6 +214,10 @@ export interface NativeMachine {
   attachSharedDir(dir: NativeSharedDir): Promise<NativePluggedDevice>;
   /** Takes the device of this id out of its slot; the guest must have unbound it. */
   detach(id: string): Promise<void>;
+  /** Another file for a drive; its size in bytes. */
+  swapDrive(id: string, path: string): Promise<number>;
+  /** The guest is told how large the drive's file is; its size in bytes. */
+  resizeDrive(id: string): Promise<number>;
   /** How much of the guest's memory the balloon should take. */
   setBalloon(bytes: number): Promise<void>;
   balloonStatistics(): Promise<NativeBalloonStatistics>;

@@ -161,7 +161,7 @@ void Run(const std::string& directory) {
   if (::write(file.get(), content.data(), content.size()) != kFileBytes) Quit("write failed");
 
   DeviceRig rig(kMemoryBytes, [&path](EventLoop&) {
-    return devices::BlockDevice::Open(path, /*read_only=*/true, "bench").value();
+    return devices::BlockDevice::Open({.id = "bench", .path = path, .read_only = true}).value();
   });
   const std::vector<Slot> slots = MakeSlots(rig);
   Reader reader(rig, slots);

@@ -57,7 +57,9 @@ void SendRequest(FuzzedDataProvider& input, DeviceHarness& harness) {
 }
 
 void Run(FuzzedDataProvider& input, EventLoop& loop) {
-  const auto device = devices::BlockDevice::Open(DiskPath(), input.ConsumeBool(), "disk").value();
+  const auto device = devices::BlockDevice::Open(
+                          {.id = "disk", .path = DiskPath(), .read_only = input.ConsumeBool()})
+                          .value();
   DeviceHarness harness(*device, loop);
   // The arena is bounded: so is the number of requests.
   constexpr int kMaxRequests = 8;

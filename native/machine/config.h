@@ -8,16 +8,12 @@
 #include <string>
 #include <vector>
 
+#include "devices/block/options.h"
 #include "devices/fs/options.h"
 
 namespace embervm::machine {
 
-struct DriveConfig {
-  // What the guest reads by GET_ID: at most 20 bytes.
-  std::string id;
-  std::string path;
-  bool read_only = false;
-};
+using DriveConfig = devices::BlockOptions;
 
 // Empty slots in which devices can be put later; each takes an interrupt line.
 inline constexpr std::uint32_t kMaxHotplugSlots = 8;

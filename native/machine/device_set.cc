@@ -59,7 +59,7 @@ Result<std::unique_ptr<DeviceSet>> DeviceSet::Create(const MachineConfig& config
   }
   for (const DriveConfig& drive : config.drives) {
     EMBERVM_TRY_ASSIGN(std::unique_ptr<devices::BlockDevice> block,
-                       devices::BlockDevice::Open(drive.path, drive.read_only, drive.id));
+                       devices::BlockDevice::Open(drive));
     set->drives_.push_back({.id = drive.id, .device = block.get()});
     EMBERVM_TRY(set->Add(std::move(block)));
   }
@@ -160,8 +160,8 @@ Result<PluggedDevice> DeviceSet::AttachDrive(const PluggedDrive& plugged) {
   EMBERVM_TRY_ASSIGN(const std::size_t index, FindEmptySlot(plugged.slot));
   const DriveConfig& drive = plugged.drive;
   EMBERVM_TRY_ASSIGN(std::unique_ptr<devices::BlockDevice> block,
-                     devices::BlockDevice::Open(drive.path, drive.read_only, drive.id));
-  const devices::BlockDevice* const device = block.get();
+                     devices::BlockDevice::Open(drive));
+  devices::BlockDevice* const device = block.get();
   EMBERVM_TRY_ASSIGN(const PluggedDevice where, Plug(index, std::move(block)));
   const std::lock_guard lock(counted_mutex_);
   drives_.push_back({.id = drive.id, .device = device});
@@ -177,6 +177,20 @@ Result<PluggedDevice> DeviceSet::AttachSharedDir(const PluggedDirectory& plugged
   const std::lock_guard lock(counted_mutex_);
   shared_dirs_.emplace_back(plugged.directory.tag, device);
   return where;
+}
+
+Result<std::uint64_t> DeviceSet::ChangeDrive(
+    const std::string& id, const std::function<Result<>(devices::BlockDevice&)>& change) {
+  const auto drive = std::ranges::find(drives_, id, &Drive::id);
+  if (drive == drives_.end()) {
+    return std::unexpected(
+        Error("ERR_DEVICE_NOT_FOUND", "the machine has no drive " + id).With("id", id));
+  }
+  const auto slot = std::ranges::find_if(
+      slots_, [&](const Slot& candidate) { return candidate.device.get() == drive->device; });
+  EMBERVM_TRY(change(*drive->device));
+  slot->transport->RefreshConfig();
+  return drive->device->size();
 }
 
 Result<> DeviceSet::Detach(std::uint32_t hotplug_slot) {

@@ -71,6 +71,9 @@ class DeviceSet {
   Result<PluggedDevice> AttachDrive(const PluggedDrive& plugged);
   Result<PluggedDevice> AttachSharedDir(const PluggedDirectory& plugged);
   Result<> Detach(std::uint32_t hotplug_slot);
+  // Changes what is behind a drive, and tells the guest; its size then. ERR_DEVICE_NOT_FOUND.
+  Result<std::uint64_t> ChangeDrive(const std::string& id,
+                                    const std::function<Result<>(devices::BlockDevice&)>& change);
   // How many pages the balloon should have. ERR_UNSUPPORTED without one, as the next.
   Result<> SetBalloon(std::uint32_t target_pages);
   void RequestBalloonStatistics(Completion<devices::BalloonStatistics> done);
@@ -127,7 +130,7 @@ class DeviceSet {
   std::size_t balloon_slot_ = 0;
   struct Drive {
     std::string id;
-    const devices::BlockDevice* device;
+    devices::BlockDevice* device;
   };
   // Guards the two below against AddStats() of other threads; only the device thread
   // changes them.

@@ -102,6 +102,21 @@ void Machine::Detach(std::string id, Callback done) {
            });
 }
 
+void Machine::SwapDrive(std::string id, std::string path, SizeCallback done) {
+  using Size = Completion<std::uint64_t>;
+  Dispatch(Size(std::move(done)),
+           [id = std::move(id), path = std::move(path)](MachineCore& core, Size owed) {
+             core.SwapDrive(id, path, std::move(owed));
+           });
+}
+
+void Machine::ResizeDrive(std::string id, SizeCallback done) {
+  using Size = Completion<std::uint64_t>;
+  Dispatch(Size(std::move(done)), [id = std::move(id)](MachineCore& core, Size owed) {
+    core.ResizeDrive(id, std::move(owed));
+  });
+}
+
 void Machine::SetBalloon(std::uint64_t target_bytes, Callback done) {
   Dispatch(Completion<>(std::move(done)), [target_bytes](MachineCore& core, Completion<> owed) {
     core.SetBalloon(target_bytes, std::move(owed));

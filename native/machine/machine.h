@@ -34,6 +34,7 @@ class Machine {
   using SnapshotCallback = std::move_only_function<void(Result<SnapshotReport>)>;
   using PluggedCallback = std::move_only_function<void(Result<PluggedDevice>)>;
   using AddressesCallback = std::move_only_function<void(Result<std::vector<std::uint64_t>>)>;
+  using SizeCallback = std::move_only_function<void(Result<std::uint64_t>)>;
   using StatisticsCallback = std::move_only_function<void(Result<devices::BalloonStatistics>)>;
   using StreamCallback = std::move_only_function<void(Result<UniqueFd>)>;
 
@@ -63,6 +64,11 @@ class Machine {
   // Takes it out again; its file is closed then. ERR_DEVICE_NOT_FOUND, and
   // ERR_DEVICE_IN_USE until the guest has unbound its driver.
   void Detach(std::string id, Callback done);
+  // Another file, of any size, for a drive, between two of the guest's requests; the answer is its
+  // size in bytes. ERR_DEVICE_NOT_FOUND, ERR_DRIVE_…, after which it has the file that it had.
+  void SwapDrive(std::string id, std::string path, SizeCallback done);
+  // Tells the guest how large the drive's file has become.
+  void ResizeDrive(std::string id, SizeCallback done);
   // How much of the guest's memory the balloon should take; the guest gets there by itself.
   // ERR_INVALID_CONFIG for more than there is, ERR_UNSUPPORTED without a balloon.
   void SetBalloon(std::uint64_t target_bytes, Callback done);

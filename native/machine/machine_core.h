@@ -58,6 +58,8 @@ class MachineCore final : public VcpuHost {
   void AttachDrive(DriveConfig drive, Completion<PluggedDevice> done);
   void AttachSharedDir(devices::FsOptions directory, Completion<PluggedDevice> done);
   void Detach(const std::string& id, Completion<> done);
+  void SwapDrive(const std::string& id, const std::string& path, Completion<std::uint64_t> done);
+  void ResizeDrive(const std::string& id, Completion<std::uint64_t> done);
   void SetBalloon(std::uint64_t target_bytes, Completion<> done);
   void RequestBalloonStatistics(Completion<devices::BalloonStatistics> done);
   void TakeSnapshot(const SnapshotRequest& request, Completion<SnapshotReport> done);

@@ -89,6 +89,20 @@ Result<> MachineCore::Unplug(const std::string& id) {
   return {};
 }
 
+void MachineCore::SwapDrive(const std::string& id, const std::string& path,
+                            Completion<std::uint64_t> done) {
+  if (HasEnded()) return done(std::unexpected(WrongState("swap a drive of")));
+  auto size =
+      devices_->ChangeDrive(id, [&path](devices::BlockDevice& drive) { return drive.Swap(path); });
+  if (size.has_value()) FindDrive(id)->path = path;
+  done(std::move(size));
+}
+
+void MachineCore::ResizeDrive(const std::string& id, Completion<std::uint64_t> done) {
+  if (HasEnded()) return done(std::unexpected(WrongState("resize a drive of")));
+  done(devices_->ChangeDrive(id, [](devices::BlockDevice& drive) { return drive.RefreshSize(); }));
+}
+
 void MachineCore::SetBalloon(std::uint64_t target_bytes, Completion<> done) {
   if (HasEnded()) return RefuseState(std::move(done), "set the balloon of");
   if (target_bytes > memory_->size()) {

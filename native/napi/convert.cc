@@ -141,6 +141,8 @@ Napi::Object ToJs(Napi::Env env, const machine::PluggedDevice& device) {
   return object;
 }
 
+Napi::Value ToJs(Napi::Env env, std::uint64_t count) { return Count(env, count); }
+
 Napi::Object ToJs(Napi::Env env, const devices::BalloonStatistics& statistics) {
   const auto object = Napi::Object::New(env);
   const auto set = [&](const char* name, const std::optional<std::uint64_t>& value) {

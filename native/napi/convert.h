@@ -33,6 +33,7 @@ Napi::Object ToJs(Napi::Env env, const machine::HostReport& report);
 Napi::Object ToJs(Napi::Env env, const machine::SnapshotReport& report);
 Napi::Object ToJs(Napi::Env env, const machine::PluggedDevice& device);
 Napi::Object ToJs(Napi::Env env, const devices::BalloonStatistics& statistics);
+Napi::Value ToJs(Napi::Env env, std::uint64_t count);
 std::string_view ToString(machine::SnapshotKind kind);
 std::string_view ToString(machine::MachineState state);
 std::string_view ToString(machine::ExitReason reason);

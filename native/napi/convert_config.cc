@@ -62,6 +62,19 @@ Result<std::vector<machine::DriveConfig>> GetDrives(const Napi::Object& object) 
   return drives;
 }
 
+// Absent: none.
+Result<RateLimit> GetRateLimit(const Napi::Object& object, const char* key) {
+  constexpr std::uint64_t kMost = std::uint64_t{1} << 53U;
+  const Napi::Value value = object.Get(key);
+  if (value.IsUndefined()) return RateLimit{};
+  if (!value.IsObject()) return std::unexpected(WrongType(key, "an object"));
+  const auto entry = value.As<Napi::Object>();
+  RateLimit limit;
+  EMBERVM_TRY_ASSIGN(limit.per_second, GetInteger(entry, "perSecond", kMost));
+  EMBERVM_TRY_ASSIGN(limit.burst, GetInteger(entry, "burst", kMost));
+  return limit;
+}
+
 Result<devices::FsCache> GetCache(const Napi::Object& object) {
   EMBERVM_TRY_ASSIGN(const std::string cache, GetString(object, "cache"));
   if (cache == "none") return devices::FsCache::kNone;
@@ -91,6 +104,10 @@ Result<machine::DriveConfig> DriveConfigFromJs(const Napi::Value& value) {
   EMBERVM_TRY_ASSIGN(drive.id, GetString(entry, "id"));
   EMBERVM_TRY_ASSIGN(drive.path, GetString(entry, "path"));
   EMBERVM_TRY_ASSIGN(drive.read_only, GetBool(entry, "readOnly"));
+  EMBERVM_TRY_ASSIGN(const bool writethrough, GetBool(entry, "writethrough"));
+  if (writethrough) drive.cache = devices::BlockCache::kWritethrough;
+  EMBERVM_TRY_ASSIGN(drive.bytes, GetRateLimit(entry, "bytes"));
+  EMBERVM_TRY_ASSIGN(drive.operations, GetRateLimit(entry, "operations"));
   return drive;
 }
 

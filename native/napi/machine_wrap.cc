@@ -34,6 +34,8 @@ Napi::Function MachineWrap::DefineClass(Napi::Env env) {
           InstanceMethod<&MachineWrap::AttachDrive>("attachDrive"),
           InstanceMethod<&MachineWrap::AttachSharedDir>("attachSharedDir"),
           InstanceMethod<&MachineWrap::Detach>("detach"),
+          InstanceMethod<&MachineWrap::SwapDrive>("swapDrive"),
+          InstanceMethod<&MachineWrap::ResizeDrive>("resizeDrive"),
           InstanceMethod<&MachineWrap::SetBalloon>("setBalloon"),
           InstanceMethod<&MachineWrap::BalloonStatistics>("balloonStatistics"),
           InstanceMethod<&MachineWrap::Snapshot>("snapshot"),
@@ -294,6 +296,26 @@ Napi::Value MachineWrap::Detach(const Napi::CallbackInfo& info) {
   return RunAsync(info.Env(), [&id](machine::Machine& machine, machine::Machine::Callback done) {
     machine.Detach(std::move(id).value(), std::move(done));
   });
+}
+
+Napi::Value MachineWrap::SwapDrive(const Napi::CallbackInfo& info) {
+  auto id = TextFromJs(info[0]);
+  if (!id.has_value()) return Rejected(info.Env(), id.error());
+  auto path = TextFromJs(info[1]);
+  if (!path.has_value()) return Rejected(info.Env(), path.error());
+  return RunFor<std::uint64_t>(
+      info.Env(), [&](machine::Machine& machine, machine::Machine::SizeCallback done) {
+        machine.SwapDrive(std::move(id).value(), std::move(path).value(), std::move(done));
+      });
+}
+
+Napi::Value MachineWrap::ResizeDrive(const Napi::CallbackInfo& info) {
+  auto id = TextFromJs(info[0]);
+  if (!id.has_value()) return Rejected(info.Env(), id.error());
+  return RunFor<std::uint64_t>(info.Env(),
+                               [&](machine::Machine& machine, machine::Machine::SizeCallback done) {
+                                 machine.ResizeDrive(std::move(id).value(), std::move(done));
+                               });
 }
 
 Napi::Value MachineWrap::SetBalloon(const Napi::CallbackInfo& info) {

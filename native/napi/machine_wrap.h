@@ -39,6 +39,8 @@ class MachineWrap : public Napi::ObjectWrap<MachineWrap> {
   Napi::Value Close(const Napi::CallbackInfo& info);
   Napi::Value AttachDrive(const Napi::CallbackInfo& info);
   Napi::Value AttachSharedDir(const Napi::CallbackInfo& info);
+  Napi::Value SwapDrive(const Napi::CallbackInfo& info);
+  Napi::Value ResizeDrive(const Napi::CallbackInfo& info);
   Napi::Value SetBalloon(const Napi::CallbackInfo& info);
   Napi::Value BalloonStatistics(const Napi::CallbackInfo& info);
   Napi::Value Detach(const Napi::CallbackInfo& info);

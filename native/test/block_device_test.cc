@@ -13,69 +13,23 @@
 #include "devices/block/device.h"
 #include "devices/block/limits.h"
 #include "devices/block/protocol.h"
-#include "test/support/driver.h"
-#include "test/support/temp_file.h"
+#include "test/support/block_fixture.h"
 
 namespace embervm::devices {
 namespace {
 
 using block::RequestHeader;
+using test::BlockFixture;
 using test::Driver;
 using test::DriverBuffer;
+using test::kDiskBytes;
+using test::kNoStatus;
+using test::kSectors;
 using test::LoopThread;
 using test::TempFile;
 
-constexpr std::uint64_t kDiskBytes = 1U << 20U;
-constexpr std::uint64_t kSectors = kDiskBytes / 512;
-constexpr std::uint32_t kNoStatus = 0xff;
-
-struct Fixture {
-  explicit Fixture(bool read_only = false, std::uint64_t size = kDiskBytes)
-      : file(size), device(BlockDevice::Open(file.path(), read_only, "rootfs").value()) {
-    driver.Start();
-  }
-
-  struct Answer {
-    std::uint32_t status;
-    std::uint32_t used;
-  };
-  // One request with its header, its data buffers and a status byte of its own.
-  Answer Request(std::uint32_t type, std::uint64_t sector, std::vector<DriverBuffer> data = {},
-                 bool indirect = false) {
-    const GuestAddr header =
-        driver.PutStruct(RequestHeader{.type = type, .reserved = 0, .sector = sector});
-    const GuestAddr status = driver.PutStruct(static_cast<std::uint8_t>(kNoStatus));
-    data.insert(data.begin(), {header, sizeof(RequestHeader), false});
-    data.push_back({status, 1, true});
-    if (indirect) {
-      driver.queue(0).AddIndirect(data);
-    } else {
-      driver.queue(0).Add(data);
-    }
-    driver.KickIfAsked(0);
-    const std::uint32_t used = driver.WaitUsed(0).len;
-    return {std::to_integer<std::uint32_t>(driver.Get(status, 1)[0]), used};
-  }
-  std::vector<std::byte> Pattern(std::size_t length, unsigned seed) {
-    std::mt19937 random(seed);
-    std::vector<std::byte> bytes(length);
-    std::ranges::generate(bytes, [&] { return static_cast<std::byte>(random()); });
-    return bytes;
-  }
-  std::uint64_t AllocatedBytes() const {
-    struct stat status{};
-    REQUIRE(::stat(file.path().c_str(), &status) == 0);
-    return static_cast<std::uint64_t>(status.st_blocks) * 512;
-  }
-
-  TempFile file;
-  std::unique_ptr<BlockDevice> device;
-  LoopThread thread;
-  Driver driver{*device, thread};
-};
-
 TEST_CASE("block: features and configuration") {
-  Fixture f;
+  BlockFixture f;
   CHECK(f.driver.Read32(virtio::kRegDeviceId) == 2);
   block::Config config{};
   f.driver.transport().Read(virtio::kRegConfig,
@@ -86,13 +40,13 @@ TEST_CASE("block: features and configuration") {
   CHECK(config.max_discard_sectors > 0);
   CHECK((f.driver.OfferedFeatures() & block::kFeatureReadOnly) == 0);
   CHECK((f.driver.OfferedFeatures() & block::kFeatureFlush) != 0);
-  Fixture read_only(true);
+  BlockFixture read_only(true);
   CHECK((read_only.driver.OfferedFeatures() & block::kFeatureReadOnly) != 0);
   CHECK((read_only.driver.OfferedFeatures() & block::kFeatureDiscard) == 0);
 }
 
 TEST_CASE("block: reads, writes and counters") {
-  Fixture f;
+  BlockFixture f;
   const auto data = f.Pattern(8192, 1);
   const GuestAddr out = f.driver.Put(data);
   auto answer = f.Request(block::kTypeOut, 4, {{out, 512, false}, {out + 512, 7680, false}});
@@ -118,7 +72,7 @@ TEST_CASE("block: reads, writes and counters") {
 }
 
 TEST_CASE("block: 254 scattered segments in one indirect request") {
-  Fixture f;
+  BlockFixture f;
   std::vector<DriverBuffer> in;
   for (int i = 0; i < 254; ++i) in.push_back({f.driver.arena().Allocate(1024, 1024), 512, true});
   const auto data = f.Pattern(254 * 512, 2);
@@ -134,7 +88,7 @@ TEST_CASE("block: 254 scattered segments in one indirect request") {
 
 TEST_CASE("block: any split of header, data and status") {
   // virtio 1.2 §2.7.4: the framing is the driver's choice.
-  Fixture f;
+  BlockFixture f;
   const auto data = f.Pattern(512, 3);
   f.file.Write(512, data);
   const GuestAddr header =
@@ -158,7 +112,7 @@ TEST_CASE("block: any split of header, data and status") {
 }
 
 TEST_CASE("block: ranges outside the disk, odd lengths and unknown types") {
-  Fixture f;
+  BlockFixture f;
   const GuestAddr buffer = f.driver.arena().Allocate(4096);
   struct Row {
     std::uint32_t type;
@@ -193,7 +147,7 @@ TEST_CASE("block: ranges outside the disk, odd lengths and unknown types") {
 }
 
 TEST_CASE("block: requests without header or status") {
-  Fixture f;
+  BlockFixture f;
   const GuestAddr header = f.driver.PutStruct(RequestHeader{.type = 0, .reserved = 0, .sector = 0});
   const GuestAddr status = f.driver.PutStruct(std::uint8_t{0xff});
   f.driver.queue(0).Add({{header, 16, false}});  // No place for the status.
@@ -210,7 +164,7 @@ TEST_CASE("block: requests without header or status") {
 }
 
 TEST_CASE("block: GET_ID") {
-  Fixture f;
+  BlockFixture f;
   const GuestAddr buffer = f.driver.arena().Allocate(64);
   auto answer = f.Request(block::kTypeGetId, 0, {{buffer, 20, true}});
   CHECK(answer.status == 0);
@@ -222,7 +176,7 @@ TEST_CASE("block: GET_ID") {
 }
 
 TEST_CASE("block: discard gives space back, write-zeroes zeroes") {
-  Fixture f;
+  BlockFixture f;
   const GuestAddr out = f.driver.Put(f.Pattern(65536, 4));
   CHECK(f.Request(block::kTypeOut, 0, {{out, 65536, false}}).status == 0);
   CHECK(f.AllocatedBytes() >= 65536);
@@ -256,7 +210,7 @@ TEST_CASE("block: discard gives space back, write-zeroes zeroes") {
 }
 
 TEST_CASE("block: a range is no longer than announced") {
-  Fixture f(false, std::uint64_t{4} << 30U);
+  BlockFixture f(false, std::uint64_t{4} << 30U);
   const auto range = [&f](std::uint32_t type, std::uint32_t count) {
     const block::RangeSegment segment{.sector = 0, .sector_count = count, .flags = 0};
     return f.Request(type, 0, {{f.driver.PutStruct(segment), sizeof(segment), false}}).status;
@@ -268,7 +222,7 @@ TEST_CASE("block: a range is no longer than announced") {
 }
 
 TEST_CASE("block: a read-only disk is not written") {
-  Fixture f(true);
+  BlockFixture f(true);
   const GuestAddr buffer = f.driver.Put(f.Pattern(512, 5));
   CHECK(f.Request(block::kTypeIn, 0, {{buffer, 512, true}}).status == 0);
   CHECK(f.Request(block::kTypeOut, 0, {{buffer, 512, false}}).status == 1);
@@ -280,7 +234,7 @@ TEST_CASE("block: a read-only disk is not written") {
 }
 
 TEST_CASE("block: a file that shrinks under the guest is an I/O error") {
-  Fixture f;
+  BlockFixture f;
   REQUIRE(::truncate(f.file.path().c_str(), 4096) == 0);
   const GuestAddr in = f.driver.arena().Allocate(8192);
   const auto answer = f.Request(block::kTypeIn, 0, {{in, 8192, true}});
@@ -289,7 +243,7 @@ TEST_CASE("block: a file that shrinks under the guest is an I/O error") {
 }
 
 TEST_CASE("block: many requests in flight, each completed once") {
-  Fixture f;
+  BlockFixture f;
   const auto data = f.Pattern(kDiskBytes, 6);
   f.file.Write(0, data);
   constexpr int kDepth = 80;
@@ -317,7 +271,7 @@ TEST_CASE("block: many requests in flight, each completed once") {
 }
 
 TEST_CASE("block: a batch of requests takes one interrupt") {
-  Fixture f;
+  BlockFixture f;
   const GuestAddr in = f.driver.arena().Allocate(512);
   const GuestAddr status = f.driver.arena().Allocate(1);
   const GuestAddr header = f.driver.PutStruct(RequestHeader{.type = 0, .reserved = 0, .sector = 0});
@@ -339,7 +293,7 @@ TEST_CASE("block: a batch of requests takes one interrupt") {
 }
 
 TEST_CASE("block: random requests do no harm") {
-  Fixture f;
+  BlockFixture f;
   std::mt19937_64 random(11);
   const GuestAddr area = f.driver.arena().Allocate(65536);
   for (int round = 0; round < 2000; ++round) {
@@ -362,7 +316,7 @@ TEST_CASE("block: random requests do no harm") {
 }
 
 std::string CodeOf(const std::string& path, bool read_only, const std::string& id = "x") {
-  const auto device = BlockDevice::Open(path, read_only, id);
+  const auto device = BlockDevice::Open({.id = id, .path = path, .read_only = read_only});
   return device.has_value() ? "" : device.error().code();
 }
 
@@ -406,12 +360,12 @@ TEST_CASE("block: a file without permission") {
 TEST_CASE("block: one writer or many readers, also within one process") {
   const TempFile file(kDiskBytes);
   {
-    const auto writer = BlockDevice::Open(file.path(), false, "x");
+    const auto writer = BlockDevice::Open({.id = "x", .path = file.path()});
     REQUIRE(writer.has_value());
     CHECK(CodeOf(file.path(), false) == "ERR_DRIVE_BUSY");
     CHECK(CodeOf(file.path(), true) == "ERR_DRIVE_BUSY");
   }
-  const auto reader = BlockDevice::Open(file.path(), true, "x");
+  const auto reader = BlockDevice::Open({.id = "x", .path = file.path(), .read_only = true});
   REQUIRE(reader.has_value());
   CHECK(CodeOf(file.path(), true).empty());
   CHECK(CodeOf(file.path(), false) == "ERR_DRIVE_BUSY");

@@ -60,7 +60,7 @@ TEST_CASE("hotplug: a drive leaves its slot when its driver has, and another one
   const TempFile second_file(2 * kDiskBytes);
   first_file.Write(0, AsBytes(std::uint8_t{'f'}));
   second_file.Write(0, AsBytes(std::uint8_t{'s'}));
-  auto first = BlockDevice::Open(first_file.path(), false, "first").value();
+  auto first = BlockDevice::Open({.id = "first", .path = first_file.path()}).value();
   LoopThread thread;
   Driver driver(*first, thread);
   MmioTransport& slot = driver.transport();
@@ -87,7 +87,8 @@ TEST_CASE("hotplug: a drive leaves its slot when its driver has, and another one
   CHECK(driver.Read32(kRegStatus) == 0);
   CHECK(DetachCode(thread, slot).empty());
 
-  auto second = BlockDevice::Open(second_file.path(), true, "second").value();
+  auto second =
+      BlockDevice::Open({.id = "second", .path = second_file.path(), .read_only = true}).value();
   thread.Call([&] { CHECK(slot.Attach(*second).has_value()); });
   CHECK(driver.Read32(kRegConfig) == 2 * kDiskBytes / 512);
   driver.Start();
@@ -102,7 +103,7 @@ TEST_CASE("hotplug: an empty slot is saved and continued as one, and takes a dev
   const GuestMemory memory = GuestMemory::Create(1U << 20U).value();
   LoopThread thread;
   auto slot = MmioTransport::Create(thread.loop(), memory, nullptr).value();
-  auto device = BlockDevice::Open(file.path(), false, "data").value();
+  auto device = BlockDevice::Open({.id = "data", .path = file.path()}).value();
   const auto save = [&] {
     StateWriter writer;
     thread.Call([&] { slot->Save(writer); });
@@ -171,7 +172,7 @@ TEST_CASE("hotplug: devices come and go under fire") {
   for (int round = 0; round < kRounds; ++round) {
     std::unique_ptr<Device> device;
     if (round % 2 == 0) {
-      device = BlockDevice::Open(file.path(), false, "data").value();
+      device = BlockDevice::Open({.id = "data", .path = file.path()}).value();
     } else {
       device = std::make_unique<devices::RngDevice>();
     }

@@ -96,7 +96,8 @@ class Device {
 }
 
 // Drains one queue: `handler` is called with each chain and returns the length for the
-// used ring. One publish and at most one interrupt per call; when `budget` units are
+// used ring, or nothing for one that stays in the ring, with all behind it, until the device
+// calls Kick(). One publish and at most one interrupt per call; when `budget` units are
 // used up, the rest waits for a later turn of the loop.
 template <class Handler>
 void ServiceQueue(const DeviceContext& context, std::uint16_t index, unsigned budget,
@@ -112,8 +113,13 @@ void ServiceQueue(const DeviceContext& context, std::uint16_t index, unsigned bu
       break;
     }
     if (chain->has_value()) {
-      const std::uint32_t length = handler(std::as_const(**chain));
-      queue.AddUsed((*chain)->head(), length);
+      const std::optional<std::uint32_t> length = handler(std::as_const(**chain));
+      if (!length.has_value()) {
+        queue.UndoPop();
+        more = false;
+        break;
+      }
+      queue.AddUsed((*chain)->head(), *length);
       budget -= std::min(budget, ChainCost(**chain));
     } else {
       more = queue.EnableNotifications();

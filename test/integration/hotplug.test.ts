@@ -1,6 +1,6 @@
 import { mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type DeviceHandle, Machine } from '../../lib/machine/index.js';
 import { createUpperDisk } from '../../lib/state/upper-disk.js';
@@ -105,6 +105,75 @@ describeGuest('a guest with hotplug slots', () => {
     expect(full).toMatchObject({ code: 'ERR_NO_FREE_SLOT' });
     await unplug(first.device);
     await unplug(second.device);
+  });
+
+  test('the file of a disk grows, and another comes in its place', async () => {
+    const { machine } = guest;
+    const path = await rawDisk('grows', 'before');
+    const { device, node } = await plug('grows', path);
+    const size = `cat /sys/block/${basename(node)}/size`;
+    const content = `dd if=${node} iflag=direct bs=512 count=1 2>/dev/null | head -c 6`;
+    expect(await shell(guest, size)).toBe(String(RAW_BYTES / 512));
+    await truncate(path, 2 * RAW_BYTES);
+    expect(await machine.resizeDrive('grows')).toEqual({ bytes: 2 * RAW_BYTES });
+    await expect.poll(() => shell(guest, size)).toBe(String((2 * RAW_BYTES) / 512));
+
+    await shell(guest, `printf after! | dd of=${node} conv=notrunc,fsync 2>/dev/null`);
+    const other = await rawDisk('other', 'others');
+    expect(await machine.swapDrive('grows', { path: other })).toEqual({ bytes: RAW_BYTES });
+    await expect.poll(() => shell(guest, size)).toBe(String(RAW_BYTES / 512));
+    expect(await shell(guest, content)).toBe('others');
+    // The old one is free, with what the guest has written.
+    expect((await readFile(path)).subarray(0, 6).toString()).toBe('after!');
+    await machine.swapDrive('grows', { path });
+    expect(await shell(guest, content)).toBe('after!');
+
+    for (const [id, file, code] of [
+      ['grows', at('nowhere'), 'ERR_DRIVE_NOT_FOUND'],
+      ['grows', directory, 'ERR_DRIVE_INVALID'],
+      ['nobody', other, 'ERR_DEVICE_NOT_FOUND'],
+      ['grows', '', 'ERR_INVALID_CONFIG'],
+    ] as const) {
+      expect(await rejection(machine.swapDrive(id, { path: file }))).toMatchObject({ code });
+    }
+    expect(await rejection(machine.resizeDrive('nobody'))).toMatchObject({
+      code: 'ERR_DEVICE_NOT_FOUND',
+    });
+    await truncate(path, 0);
+    expect(await rejection(machine.resizeDrive('grows'))).toMatchObject({
+      code: 'ERR_DRIVE_INVALID',
+    });
+    await unplug(device);
+  });
+
+  test('a disk has limits, and writes through', async () => {
+    const { machine } = guest;
+    const path = await rawDisk('limited', 'limits');
+    const handle = await machine.attachDrive({
+      id: 'limited',
+      path,
+      cache: 'writethrough',
+      rateLimit: { opsPerSecond: 8, burstOps: 1 },
+    });
+    const node = await guest.agent.bindSlot(handle.slot);
+    expect(await shell(guest, `cat /sys/block/${basename(node)}/queue/write_cache`)).toBe(
+      'write through',
+    );
+    const before = machine.stats().drives.limited?.reads ?? 0;
+    const began = performance.now();
+    await shell(guest, `dd if=${node} of=/dev/null iflag=direct bs=4k count=16 2>/dev/null`);
+    const took = performance.now() - began;
+    expect((machine.stats().drives.limited?.reads ?? 0) - before).toBeGreaterThanOrEqual(16);
+    expect(took).toBeGreaterThan(1800);
+    await shell(guest, `printf w | dd of=${node} conv=notrunc,fsync 2>/dev/null`);
+    expect(machine.stats().drives.limited).toMatchObject({ flushes: 0, errors: 0 });
+    expect((await readFile(path)).subarray(0, 6).toString()).toBe('wimits');
+    await unplug(handle);
+
+    for (const rateLimit of [{ opsPerSecond: 0 }, { burstBytes: 5 }, { speed: 1 }]) {
+      const attaching = machine.attachDrive({ id: 'limited', path, rateLimit });
+      expect(await rejection(attaching)).toMatchObject({ code: 'ERR_INVALID_CONFIG' });
+    }
   });
 
   test('what cannot be is refused with its reason', async () => {

@@ -23,8 +23,8 @@ constexpr std::size_t kMaxPages = 1024;
 // Many more statistics than there are tags.
 constexpr std::size_t kMaxStatistics = 64;
 constexpr unsigned kPagesBudget = 16;
-// 1 GiB: what a guest frees at once is given back in a few turns of the loop.
-constexpr unsigned kReportingBudget = 16384;
+// One chain of reports is up to 64 calls: a few of them, then others have their turn.
+constexpr unsigned kReportingBudget = 1024;
 
 std::vector<std::uint32_t> ReadPages(const virtio::Chain& chain) {
   std::vector<std::uint32_t> pages(

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <utility>
 
+#include "base/clock.h"
 #include "devices/block/limits.h"
 #include "virtio/abi.h"
 
@@ -21,19 +23,23 @@ void Add(std::atomic<std::uint64_t>& counter, std::uint64_t value) {
 
 }  // namespace
 
-Result<std::unique_ptr<BlockDevice>> BlockDevice::Open(const std::string& path, bool read_only,
-                                                       const std::string& id) {
-  if (id.size() > block::kIdBytes) {
+Result<std::unique_ptr<BlockDevice>> BlockDevice::Open(const BlockOptions& options) {
+  if (options.id.size() > block::kIdBytes) {
     return std::unexpected(
-        Error("ERR_DRIVE_INVALID", "drive id " + id + " is longer than 20 bytes").With("id", id));
+        Error("ERR_DRIVE_INVALID", "drive id " + options.id + " is longer than 20 bytes")
+            .With("id", options.id));
   }
-  EMBERVM_TRY_ASSIGN(Disk disk, Disk::Open(path, read_only));
-  return std::unique_ptr<BlockDevice>(new BlockDevice(std::move(disk), id));
+  EMBERVM_TRY_ASSIGN(Disk disk, Disk::Open(options.path, options.read_only));
+  return std::unique_ptr<BlockDevice>(new BlockDevice(std::move(disk), options));
 }
 
-BlockDevice::BlockDevice(Disk disk, const std::string& id)
-    : disk_(std::move(disk)), name_("block " + id) {
-  std::ranges::copy(std::as_bytes(std::span(id)), id_.begin());
+BlockDevice::BlockDevice(Disk disk, const BlockOptions& options)
+    : disk_(std::move(disk)),
+      name_("block " + options.id),
+      cache_(options.cache),
+      bytes_(options.bytes, MonotonicNs()),
+      operations_(options.operations, MonotonicNs()) {
+  std::ranges::copy(std::as_bytes(std::span(options.id)), id_.begin());
   config_.capacity = disk_.size() / block::kSectorSize;
   config_.seg_max = block::kMaxSegments;
   config_.blk_size = block::kSectorSize;
@@ -53,7 +59,8 @@ std::uint32_t BlockDevice::type() const { return virtio::kDeviceIdBlock; }
 std::uint64_t BlockDevice::features() const {
   const std::uint64_t common = block::kFeatureSegMax | block::kFeatureBlockSize;
   if (disk_.read_only()) return common | block::kFeatureReadOnly;
-  return common | block::kFeatureFlush | block::kFeatureDiscard | block::kFeatureWriteZeroes;
+  const std::uint64_t writable = common | block::kFeatureDiscard | block::kFeatureWriteZeroes;
+  return cache_ == BlockCache::kWriteback ? writable | block::kFeatureFlush : writable;
 }
 
 std::span<const std::uint16_t> BlockDevice::queue_sizes() const { return kQueueSizes; }
@@ -67,13 +74,55 @@ Result<> BlockDevice::Activate(const virtio::DeviceContext& context) {
   return {};
 }
 
+void BlockDevice::Reset() {
+  if (timer_) context_->loop.CancelTimer(*timer_);
+  timer_.reset();
+  context_ = nullptr;
+}
+
+Result<> BlockDevice::Swap(const std::string& path) {
+  // Nobody asks for a flush of it later.
+  EMBERVM_TRY(BeforeSave());
+  EMBERVM_TRY_ASSIGN(disk_, Disk::Open(path, disk_.read_only()));
+  config_.capacity = disk_.size() / block::kSectorSize;
+  return {};
+}
+
+Result<> BlockDevice::RefreshSize() {
+  EMBERVM_TRY(disk_.RefreshSize());
+  config_.capacity = disk_.size() / block::kSectorSize;
+  return {};
+}
+
+std::int64_t BlockDevice::Charge(const BlockRequest& request) {
+  const std::int64_t now = MonotonicNs();
+  const std::int64_t wait = std::max(bytes_.WaitNs(now), operations_.WaitNs(now));
+  if (wait > 0) return wait;
+  bytes_.Take(request.DataBytes(), now);
+  operations_.Take(1, now);
+  return 0;
+}
+
 void BlockDevice::Notify(std::uint16_t queue) {
-  if (context_ == nullptr) return;
-  virtio::ServiceQueue(*context_, queue, kBudgetPerTurn, [this](const virtio::Chain& chain) {
-    const BlockResult result = BlockRequest(chain).Execute(disk_, id_);
-    Count(result);
-    return result.used_length;
-  });
+  // While a request waits, so does all behind it.
+  if (context_ == nullptr || timer_) return;
+  // virtio 1.2 §5.2.6.2: a driver that cannot ask for a flush must not need one.
+  const bool durable = (context_->features & block::kFeatureFlush) == 0;
+  virtio::ServiceQueue(
+      *context_, queue, kBudgetPerTurn,
+      [this, queue, durable](const virtio::Chain& chain) -> std::optional<std::uint32_t> {
+        BlockRequest request(chain);
+        if (const std::int64_t wait = Charge(request); wait > 0) {
+          timer_ = context_->loop.AddTimer(std::chrono::nanoseconds(wait), [this, queue] {
+            timer_.reset();
+            context_->host.Kick(queue);
+          });
+          return std::nullopt;
+        }
+        const BlockResult result = request.Execute(disk_, id_, durable);
+        Count(result);
+        return result.used_length;
+      });
 }
 
 Result<> BlockDevice::BeforeSave() {

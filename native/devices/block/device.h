@@ -5,10 +5,14 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
+#include "base/event_loop.h"
 #include "base/result.h"
+#include "base/token_bucket.h"
 #include "devices/block/disk.h"
+#include "devices/block/options.h"
 #include "devices/block/protocol.h"
 #include "devices/block/request.h"
 #include "virtio/device.h"
@@ -26,10 +30,15 @@ class BlockDevice final : public virtio::Device {
     std::uint64_t errors = 0;
   };
 
-  // `id` is what GET_ID answers: at most 20 bytes, else ERR_DRIVE_INVALID. For the other
-  // errors see Disk::Open.
-  static Result<std::unique_ptr<BlockDevice>> Open(const std::string& path, bool read_only,
-                                                   const std::string& id);
+  // ERR_DRIVE_INVALID also for an id that is too long; for the others see Disk::Open.
+  static Result<std::unique_ptr<BlockDevice>> Open(const BlockOptions& options);
+
+  // Device thread. Both change config(), which the transport has to show to the driver; on an
+  // error all is as before.
+  // Another file in the place of this one, which has all that the guest wrote. See Disk::Open.
+  Result<> Swap(const std::string& path);
+  // Has the guest see how large the file is now. See Disk::RefreshSize.
+  Result<> RefreshSize();
 
   [[nodiscard]] std::uint32_t type() const override;
   [[nodiscard]] std::string_view name() const override { return name_; }
@@ -38,7 +47,7 @@ class BlockDevice final : public virtio::Device {
   [[nodiscard]] std::span<const std::byte> config() const override;
   Result<> Activate(const virtio::DeviceContext& context) override;
   void Notify(std::uint16_t queue) override;
-  void Reset() override { context_ = nullptr; }
+  void Reset() override;
   // Requests end before Notify() returns, so only the host's cache is left to write.
   Result<> BeforeSave() override;
 
@@ -48,7 +57,9 @@ class BlockDevice final : public virtio::Device {
   [[nodiscard]] Counters counters() const;
 
  private:
-  BlockDevice(Disk disk, const std::string& id);
+  BlockDevice(Disk disk, const BlockOptions& options);
+  // How long a request has to wait for the limits; 0 has taken its share.
+  std::int64_t Charge(const BlockRequest& request);
   void Count(const BlockResult& result);
 
   // Written by the device thread, read by any; relaxed, as each counts for itself.
@@ -61,10 +72,15 @@ class BlockDevice final : public virtio::Device {
     std::atomic<std::uint64_t> errors = 0;
   };
 
-  const Disk disk_;
+  Disk disk_;
   const std::string name_;
+  const BlockCache cache_;
   BlockId id_{};
   block::Config config_{};
+  TokenBucket bytes_;
+  TokenBucket operations_;
+  // Set while a request waits for the limits.
+  std::optional<EventLoop::TimerId> timer_;
   AtomicCounters counters_;
   const virtio::DeviceContext* context_ = nullptr;
 };

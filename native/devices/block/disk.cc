@@ -151,7 +151,12 @@ Result<Disk> Disk::Open(const std::string& path, bool read_only) {
   }
   EMBERVM_TRY_ASSIGN(const std::uint64_t size, SizeOf(fd, path));
   EMBERVM_TRY(Lock(fd, path, read_only));
-  return Disk(std::move(fd), size, read_only);
+  return Disk(std::move(fd), path, size, read_only);
+}
+
+Result<> Disk::RefreshSize() {
+  EMBERVM_TRY_ASSIGN(size_, SizeOf(fd_, path_));
+  return {};
 }
 
 bool Disk::Read(std::vector<virtio::Segment> segments, std::uint64_t offset,
@@ -162,11 +167,12 @@ bool Disk::Read(std::vector<virtio::Segment> segments, std::uint64_t offset,
                      });
 }
 
-bool Disk::Write(std::vector<virtio::Segment> segments, std::uint64_t offset,
+bool Disk::Write(std::vector<virtio::Segment> segments, std::uint64_t offset, bool durable,
                  std::uint64_t& transferred) const {
+  const int flags = durable ? RWF_DSYNC : 0;
   return TransferAll(segments, offset, transferred,
-                     [this](const iovec* list, int count, off_t position) {
-                       return ::pwritev(fd_.get(), list, count, position);
+                     [this, flags](const iovec* list, int count, off_t position) {
+                       return ::pwritev2(fd_.get(), list, count, position, flags);
                      });
 }
 

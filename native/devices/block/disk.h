@@ -23,12 +23,15 @@ class Disk {
 
   [[nodiscard]] std::uint64_t size() const { return size_; }
   [[nodiscard]] bool read_only() const { return read_only_; }
+  // Looks at the size of the file again. On an error it is as it was: ERR_DRIVE_INVALID.
+  Result<> RefreshSize();
 
   // Whole transfers; `transferred` tells how far an unfinished one came. False: an I/O
   // error or the end of the file. The caller checked the range against size().
   bool Read(std::vector<virtio::Segment> segments, std::uint64_t offset,
             std::uint64_t& transferred) const;
-  bool Write(std::vector<virtio::Segment> segments, std::uint64_t offset,
+  // `durable`: all of it is on the disk when the call returns.
+  bool Write(std::vector<virtio::Segment> segments, std::uint64_t offset, bool durable,
              std::uint64_t& transferred) const;
   [[nodiscard]] bool Flush() const;
   // A hint: a file system that cannot punch holes is no error.
@@ -36,10 +39,12 @@ class Disk {
   [[nodiscard]] bool WriteZeroes(std::uint64_t offset, std::uint64_t length, bool may_unmap) const;
 
  private:
-  Disk(UniqueFd fd, std::uint64_t size, bool read_only)
-      : fd_(std::move(fd)), size_(size), read_only_(read_only) {}
+  Disk(UniqueFd fd, std::string path, std::uint64_t size, bool read_only)
+      : fd_(std::move(fd)), path_(std::move(path)), size_(size), read_only_(read_only) {}
 
   UniqueFd fd_;
+  // For messages.
+  std::string path_;
   std::uint64_t size_;
   bool read_only_;
 };

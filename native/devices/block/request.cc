@@ -35,7 +35,13 @@ BlockRequest::BlockRequest(const virtio::Chain& chain) {
   }
 }
 
-BlockResult BlockRequest::Execute(const Disk& disk, const BlockId& id) {
+std::uint64_t BlockRequest::DataBytes() const {
+  if (!has_header_) return 0;
+  if (header_.type == block::kTypeIn) return output_bytes_;
+  return header_.type == block::kTypeOut ? virtio::TotalBytes(input_) : 0;
+}
+
+BlockResult BlockRequest::Execute(const Disk& disk, const BlockId& id, bool durable) {
   BlockResult result{.type = header_.type};
   // Without a place for the status nothing is done: the driver could not know.
   if (status_ == nullptr) return result;
@@ -45,11 +51,11 @@ BlockResult BlockRequest::Execute(const Disk& disk, const BlockId& id) {
   } else {
     switch (header_.type) {
       case block::kTypeIn:
-        result.status = Transfer(disk, /*to_guest=*/true, result.transferred);
+        result.status = Read(disk, result.transferred);
         written = result.transferred;
         break;
       case block::kTypeOut:
-        result.status = Transfer(disk, /*to_guest=*/false, result.transferred);
+        result.status = Write(disk, durable, result.transferred);
         break;
       case block::kTypeFlush:
         result.status = Flush(disk);
@@ -60,6 +66,7 @@ BlockResult BlockRequest::Execute(const Disk& disk, const BlockId& id) {
       case block::kTypeDiscard:
       case block::kTypeWriteZeroes:
         result.status = Ranges(disk);
+        if (durable && result.status == Status::kOk) result.status = Flush(disk);
         break;
       default:
         result.status = Status::kUnsupported;
@@ -73,16 +80,25 @@ BlockResult BlockRequest::Execute(const Disk& disk, const BlockId& id) {
   return result;
 }
 
-Status BlockRequest::Transfer(const Disk& disk, bool to_guest, std::uint64_t& transferred) {
-  if (!to_guest && disk.read_only()) return Status::kIoError;
-  std::vector<virtio::Segment>& data = to_guest ? output_ : input_;
+std::optional<std::uint64_t> BlockRequest::DataOffset(const Disk& disk,
+                                                      virtio::Segments data) const {
   const std::uint64_t bytes = virtio::TotalBytes(data);
   if (bytes % block::kSectorSize != 0 || !RangeOnDisk(disk, header_.sector, bytes)) {
-    return Status::kIoError;
+    return std::nullopt;
   }
-  const std::uint64_t offset = header_.sector * block::kSectorSize;
-  const bool done = to_guest ? disk.Read(std::move(data), offset, transferred)
-                             : disk.Write(std::move(data), offset, transferred);
+  return header_.sector * block::kSectorSize;
+}
+
+Status BlockRequest::Read(const Disk& disk, std::uint64_t& transferred) {
+  const auto offset = DataOffset(disk, output_);
+  const bool done = offset && disk.Read(std::move(output_), *offset, transferred);
+  return done ? Status::kOk : Status::kIoError;
+}
+
+Status BlockRequest::Write(const Disk& disk, bool durable, std::uint64_t& transferred) {
+  if (disk.read_only()) return Status::kIoError;
+  const auto offset = DataOffset(disk, input_);
+  const bool done = offset && disk.Write(std::move(input_), *offset, durable, transferred);
   return done ? Status::kOk : Status::kIoError;
 }
 

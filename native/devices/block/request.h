@@ -6,6 +6,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "devices/block/disk.h"
@@ -28,11 +29,18 @@ class BlockRequest {
  public:
   explicit BlockRequest(const virtio::Chain& chain);
 
-  // Does the work and writes the status byte. Blocks for the disk.
-  BlockResult Execute(const Disk& disk, const BlockId& id);
+  // How much is read or written; nothing for other requests.
+  [[nodiscard]] std::uint64_t DataBytes() const;
+  // Does the work and writes the status byte. Blocks for the disk. `durable`: what changes the
+  // disk is on it before the status is written.
+  BlockResult Execute(const Disk& disk, const BlockId& id, bool durable);
 
  private:
-  [[nodiscard]] block::Status Transfer(const Disk& disk, bool to_guest, std::uint64_t& transferred);
+  [[nodiscard]] block::Status Read(const Disk& disk, std::uint64_t& transferred);
+  [[nodiscard]] block::Status Write(const Disk& disk, bool durable, std::uint64_t& transferred);
+  // Where the data begins on the disk, or nothing when it is not wholly on it.
+  [[nodiscard]] std::optional<std::uint64_t> DataOffset(const Disk& disk,
+                                                        virtio::Segments data) const;
   [[nodiscard]] block::Status Flush(const Disk& disk) const;
   [[nodiscard]] block::Status GetId(const BlockId& id, std::uint64_t& written) const;
   [[nodiscard]] block::Status Ranges(const Disk& disk) const;

@@ -1,0 +1,33 @@
+// BlockOptions: what a drive is, and how it is used.
+#ifndef EMBERVM_DEVICES_BLOCK_OPTIONS_H_
+#define EMBERVM_DEVICES_BLOCK_OPTIONS_H_
+
+#include <cstdint>
+#include <string>
+
+#include "base/token_bucket.h"
+
+namespace embervm::devices {
+
+enum class BlockCache : std::uint8_t {
+  // A write may stay in the host's memory until the guest asks for a flush.
+  kWriteback,
+  // It is on the host's disk before the guest is told so.
+  kWritethrough,
+};
+
+struct BlockOptions {
+  // What the guest reads by GET_ID: at most 20 bytes.
+  std::string id;
+  std::string path;
+  bool read_only = false;
+  BlockCache cache = BlockCache::kWriteback;
+  // Of what is read and written together.
+  RateLimit bytes = {};
+  // Of requests of any kind.
+  RateLimit operations = {};
+};
+
+}  // namespace embervm::devices
+
+#endif  // EMBERVM_DEVICES_BLOCK_OPTIONS_H_
