@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "devices/block/limits.h"
+#include "devices/block/raw_disk.h"
 #include "virtio/abi.h"
 
 namespace embervm::devices {
@@ -24,27 +25,32 @@ void Add(std::atomic<std::uint64_t>& counter, std::uint64_t value) {
 }  // namespace
 
 Result<std::unique_ptr<BlockDevice>> BlockDevice::Open(const BlockOptions& options) {
+  EMBERVM_TRY_ASSIGN(std::unique_ptr<Disk> disk, RawDisk::Open(options.path, options.read_only));
+  return Over(std::move(disk), options);
+}
+
+Result<std::unique_ptr<BlockDevice>> BlockDevice::Over(std::unique_ptr<Disk> disk,
+                                                       const BlockOptions& options) {
   if (options.id.size() > block::kIdBytes) {
     return std::unexpected(
         Error("ERR_DRIVE_INVALID", "drive id " + options.id + " is longer than 20 bytes")
             .With("id", options.id));
   }
-  EMBERVM_TRY_ASSIGN(Disk disk, Disk::Open(options.path, options.read_only));
   return std::unique_ptr<BlockDevice>(new BlockDevice(std::move(disk), options));
 }
 
-BlockDevice::BlockDevice(Disk disk, const BlockOptions& options)
+BlockDevice::BlockDevice(std::unique_ptr<Disk> disk, const BlockOptions& options)
     : disk_(std::move(disk)),
       name_("block " + options.id),
       cache_(options.cache),
       bytes_(options.bytes, MonotonicNs()),
       operations_(options.operations, MonotonicNs()) {
   std::ranges::copy(std::as_bytes(std::span(options.id)), id_.begin());
-  config_.capacity = disk_.size() / block::kSectorSize;
+  config_.capacity = disk_->size() / block::kSectorSize;
   config_.seg_max = block::kMaxSegments;
   config_.blk_size = block::kSectorSize;
   config_.num_queues = 1;
-  if (!disk_.read_only()) {
+  if (!disk_->read_only()) {
     config_.max_discard_sectors = block::kMaxDiscardSectors;
     config_.max_discard_seg = block::kMaxDiscardSegments;
     config_.discard_sector_alignment = block::kDiscardAlignmentSectors;
@@ -58,7 +64,7 @@ std::uint32_t BlockDevice::type() const { return virtio::kDeviceIdBlock; }
 
 std::uint64_t BlockDevice::features() const {
   const std::uint64_t common = block::kFeatureSegMax | block::kFeatureBlockSize;
-  if (disk_.read_only()) return common | block::kFeatureReadOnly;
+  if (disk_->read_only()) return common | block::kFeatureReadOnly;
   const std::uint64_t writable = common | block::kFeatureDiscard | block::kFeatureWriteZeroes;
   return cache_ == BlockCache::kWriteback ? writable | block::kFeatureFlush : writable;
 }
@@ -83,14 +89,14 @@ void BlockDevice::Reset() {
 Result<> BlockDevice::Swap(const std::string& path) {
   // Nobody asks for a flush of it later.
   EMBERVM_TRY(BeforeSave());
-  EMBERVM_TRY_ASSIGN(disk_, Disk::Open(path, disk_.read_only()));
-  config_.capacity = disk_.size() / block::kSectorSize;
+  EMBERVM_TRY_ASSIGN(disk_, RawDisk::Open(path, disk_->read_only()));
+  config_.capacity = disk_->size() / block::kSectorSize;
   return {};
 }
 
 Result<> BlockDevice::RefreshSize() {
-  EMBERVM_TRY(disk_.RefreshSize());
-  config_.capacity = disk_.size() / block::kSectorSize;
+  EMBERVM_TRY(disk_->RefreshSize());
+  config_.capacity = disk_->size() / block::kSectorSize;
   return {};
 }
 
@@ -119,14 +125,14 @@ void BlockDevice::Notify(std::uint16_t queue) {
           });
           return std::nullopt;
         }
-        const BlockResult result = request.Execute(disk_, id_, durable);
+        const BlockResult result = request.Execute(*disk_, id_, durable);
         Count(result);
         return result.used_length;
       });
 }
 
 Result<> BlockDevice::BeforeSave() {
-  if (disk_.read_only() || disk_.Flush()) return {};
+  if (disk_->read_only() || disk_->Flush()) return {};
   return std::unexpected(
       Error("ERR_DRIVE_ACCESS", "the drive's file could not be written out").With("device", name_));
 }

@@ -1,4 +1,4 @@
-// virtio-blk (virtio 1.2 §5.2) over a raw file or host block device.
+// virtio-blk (virtio 1.2 §5.2) over a Disk.
 #ifndef EMBERVM_DEVICES_BLOCK_DEVICE_H_
 #define EMBERVM_DEVICES_BLOCK_DEVICE_H_
 
@@ -30,12 +30,15 @@ class BlockDevice final : public virtio::Device {
     std::uint64_t errors = 0;
   };
 
-  // ERR_DRIVE_INVALID also for an id that is too long; for the others see Disk::Open.
+  // ERR_DRIVE_INVALID also for an id that is too long; for the others see RawDisk::Open.
   static Result<std::unique_ptr<BlockDevice>> Open(const BlockOptions& options);
+  // The same over a disk of any kind: of `options`, `path` and `read_only` do not count.
+  static Result<std::unique_ptr<BlockDevice>> Over(std::unique_ptr<Disk> disk,
+                                                   const BlockOptions& options);
 
   // Device thread. Both change config(), which the transport has to show to the driver; on an
   // error all is as before.
-  // Another file in the place of this one, which has all that the guest wrote. See Disk::Open.
+  // Another file in the place of this one, which has all that the guest wrote. See RawDisk::Open.
   Result<> Swap(const std::string& path);
   // Has the guest see how large the file is now. See Disk::RefreshSize.
   Result<> RefreshSize();
@@ -51,13 +54,13 @@ class BlockDevice final : public virtio::Device {
   // Requests end before Notify() returns, so only the host's cache is left to write.
   Result<> BeforeSave() override;
 
-  [[nodiscard]] std::uint64_t size() const { return disk_.size(); }
+  [[nodiscard]] std::uint64_t size() const { return disk_->size(); }
 
   // Any thread.
   [[nodiscard]] Counters counters() const;
 
  private:
-  BlockDevice(Disk disk, const BlockOptions& options);
+  BlockDevice(std::unique_ptr<Disk> disk, const BlockOptions& options);
   // How long a request has to wait for the limits; 0 has taken its share.
   std::int64_t Charge(const BlockRequest& request);
   void Count(const BlockResult& result);
@@ -72,7 +75,7 @@ class BlockDevice final : public virtio::Device {
     std::atomic<std::uint64_t> errors = 0;
   };
 
-  Disk disk_;
+  std::unique_ptr<Disk> disk_;
   const std::string name_;
   const BlockCache cache_;
   BlockId id_{};

@@ -1,52 +1,44 @@
-// Disk: a raw image file or host block device with checked ranges. Knows nothing of
-// virtio; its calls block, so they can move to worker threads (all are const and safe
-// side by side).
+// Disk: what a block device reads and writes, whatever file format keeps it. Knows nothing
+// of virtio's requests; its calls block, so they can move to worker threads (those that are
+// const are safe side by side).
 #ifndef EMBERVM_DEVICES_BLOCK_DISK_H_
 #define EMBERVM_DEVICES_BLOCK_DISK_H_
 
 #include <cstdint>
-#include <string>
 #include <vector>
 
 #include "base/result.h"
-#include "base/unique_fd.h"
 #include "virtio/segments.h"
 
 namespace embervm::devices {
 
 class Disk {
  public:
-  // Locks the file: shared when read-only, else exclusive, against every other open of
-  // it, also in this process. Errors: ERR_DRIVE_NOT_FOUND, ERR_DRIVE_INVALID,
-  // ERR_DRIVE_ACCESS, ERR_DRIVE_BUSY, ERR_RESOURCE_LIMIT.
-  static Result<Disk> Open(const std::string& path, bool read_only);
+  Disk() = default;
+  Disk(const Disk&) = delete;
+  Disk& operator=(const Disk&) = delete;
+  virtual ~Disk() = default;
 
-  [[nodiscard]] std::uint64_t size() const { return size_; }
-  [[nodiscard]] bool read_only() const { return read_only_; }
-  // Looks at the size of the file again. On an error it is as it was: ERR_DRIVE_INVALID.
-  Result<> RefreshSize();
+  // In bytes: a multiple of 512, never 0.
+  [[nodiscard]] virtual std::uint64_t size() const = 0;
+  [[nodiscard]] virtual bool read_only() const = 0;
+  // Looks at the size again. On an error it is as it was: ERR_DRIVE_INVALID.
+  virtual Result<> RefreshSize() = 0;
 
-  // Whole transfers; `transferred` tells how far an unfinished one came. False: an I/O
-  // error or the end of the file. The caller checked the range against size().
-  bool Read(std::vector<virtio::Segment> segments, std::uint64_t offset,
-            std::uint64_t& transferred) const;
+  // Whole transfers to or from guest memory; `transferred` tells how far an unfinished one
+  // came. False: an I/O error or the end of the file. The caller checked the range against
+  // size(), and that a disk it changes is not read-only.
+  virtual bool Read(std::vector<virtio::Segment> segments, std::uint64_t offset,
+                    std::uint64_t& transferred) const = 0;
   // `durable`: all of it is on the disk when the call returns.
-  bool Write(std::vector<virtio::Segment> segments, std::uint64_t offset, bool durable,
-             std::uint64_t& transferred) const;
-  [[nodiscard]] bool Flush() const;
-  // A hint: a file system that cannot punch holes is no error.
-  [[nodiscard]] bool Discard(std::uint64_t offset, std::uint64_t length) const;
-  [[nodiscard]] bool WriteZeroes(std::uint64_t offset, std::uint64_t length, bool may_unmap) const;
-
- private:
-  Disk(UniqueFd fd, std::string path, std::uint64_t size, bool read_only)
-      : fd_(std::move(fd)), path_(std::move(path)), size_(size), read_only_(read_only) {}
-
-  UniqueFd fd_;
-  // For messages.
-  std::string path_;
-  std::uint64_t size_;
-  bool read_only_;
+  virtual bool Write(std::vector<virtio::Segment> segments, std::uint64_t offset, bool durable,
+                     std::uint64_t& transferred) const = 0;
+  // All that was written before is on the host's disk when it returns true.
+  [[nodiscard]] virtual bool Flush() const = 0;
+  // A hint: a disk that cannot give space back is no error.
+  [[nodiscard]] virtual bool Discard(std::uint64_t offset, std::uint64_t length) const = 0;
+  [[nodiscard]] virtual bool WriteZeroes(std::uint64_t offset, std::uint64_t length,
+                                         bool may_unmap) const = 0;
 };
 
 }  // namespace embervm::devices

@@ -1,4 +1,4 @@
-#include "devices/block/disk.h"
+#include "devices/block/raw_disk.h"
 
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -138,7 +138,7 @@ bool IsUnsupported(int error) { return error == EOPNOTSUPP || error == ENOSYS ||
 
 }  // namespace
 
-Result<Disk> Disk::Open(const std::string& path, bool read_only) {
+Result<std::unique_ptr<Disk>> RawDisk::Open(const std::string& path, bool read_only) {
   // O_NONBLOCK: opening a FIFO must not wait for its other end. It changes nothing for
   // files and block devices.
   const int flags = (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
@@ -151,24 +151,24 @@ Result<Disk> Disk::Open(const std::string& path, bool read_only) {
   }
   EMBERVM_TRY_ASSIGN(const std::uint64_t size, SizeOf(fd, path));
   EMBERVM_TRY(Lock(fd, path, read_only));
-  return Disk(std::move(fd), path, size, read_only);
+  return std::unique_ptr<Disk>(new RawDisk(std::move(fd), path, size, read_only));
 }
 
-Result<> Disk::RefreshSize() {
+Result<> RawDisk::RefreshSize() {
   EMBERVM_TRY_ASSIGN(size_, SizeOf(fd_, path_));
   return {};
 }
 
-bool Disk::Read(std::vector<virtio::Segment> segments, std::uint64_t offset,
-                std::uint64_t& transferred) const {
+bool RawDisk::Read(std::vector<virtio::Segment> segments, std::uint64_t offset,
+                   std::uint64_t& transferred) const {
   return TransferAll(segments, offset, transferred,
                      [this](const iovec* list, int count, off_t position) {
                        return ::preadv(fd_.get(), list, count, position);
                      });
 }
 
-bool Disk::Write(std::vector<virtio::Segment> segments, std::uint64_t offset, bool durable,
-                 std::uint64_t& transferred) const {
+bool RawDisk::Write(std::vector<virtio::Segment> segments, std::uint64_t offset, bool durable,
+                    std::uint64_t& transferred) const {
   const int flags = durable ? RWF_DSYNC : 0;
   return TransferAll(segments, offset, transferred,
                      [this, flags](const iovec* list, int count, off_t position) {
@@ -176,20 +176,20 @@ bool Disk::Write(std::vector<virtio::Segment> segments, std::uint64_t offset, bo
                      });
 }
 
-bool Disk::Flush() const {
+bool RawDisk::Flush() const {
   for (;;) {
     if (::fdatasync(fd_.get()) == 0) return true;
     if (errno != EINTR) return false;
   }
 }
 
-bool Disk::Discard(std::uint64_t offset, std::uint64_t length) const {
+bool RawDisk::Discard(std::uint64_t offset, std::uint64_t length) const {
   if (length == 0) return true;
   return Fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length) ||
          IsUnsupported(errno);
 }
 
-bool Disk::WriteZeroes(std::uint64_t offset, std::uint64_t length, bool may_unmap) const {
+bool RawDisk::WriteZeroes(std::uint64_t offset, std::uint64_t length, bool may_unmap) const {
   if (length == 0) return true;
   const int keep = FALLOC_FL_KEEP_SIZE;
   if (may_unmap && Fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | keep, offset, length)) return true;
