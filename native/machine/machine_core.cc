@@ -182,7 +182,7 @@ Result<> MachineCore::RunVcpus() {
 // run already. Without the slot reads of registers are served one by one: no reason to fail.
 void MachineCore::MapRegistersSoon() {
   auto thread = Thread::Start("ember-registers", [this, devices = devices_.get()] {
-    static_cast<void>(devices->MapRegisters());
+    [[maybe_unused]] const Result<> mapped = devices->MapRegisters();
     loop_.Post([this] { registers_thread_.Join(); });
   });
   if (thread.has_value()) registers_thread_ = std::move(thread).value();

@@ -50,8 +50,9 @@ describe('defaults', () => {
       kernel: { path: '/k', args: [] },
       vcpus: 1,
       memoryMib: 64,
-      drives: [{ path: '/d', readOnly: false }],
+      drives: [{ path: '/d', readOnly: false, cache: 'writeback' }],
       hotplugSlots: 0,
+      balloon: false,
       vsock: { cid: 3 },
       console: 'capture',
       consoleBytes: 65_536,
@@ -207,7 +208,7 @@ describe('what is not built yet', () => {
     expect(error.message).toContain(option);
   });
 
-  test.each(['memory', 'nics', 'balloon'])('the machine option %s is refused by name', (option) => {
+  test.each(['memory', 'nics'])('the machine option %s is refused by name', (option) => {
     const error = thrown(() => parseMachineConfig({ ...machine, [option]: {} }));
     expect(error.code).toBe('ERR_UNSUPPORTED');
     expect(error.message).toContain(`"${option}"`);

@@ -131,6 +131,7 @@ void BalloonDevice::Reset() {
   statistics_queue_.reset();
   reporting_queue_.reset();
   statistics_buffer_.reset();
+  stale_ = false;
   for (StatisticsHandler& handler : std::exchange(waiting_, {})) {
     handler(
         std::unexpected(Error("ERR_GUEST_NO_DRIVER", "the guest's driver let go of its balloon")));
@@ -142,9 +143,12 @@ Result<> BalloonDevice::BeforeSave() {
   // Whoever goes on, this machine or another, takes it from the ring again.
   context_->queues[*statistics_queue_].UndoPop();
   statistics_buffer_.reset();
+  stale_ = true;
   context_->host.Kick(*statistics_queue_);
   return {};
 }
+
+void BalloonDevice::AfterRestore() { stale_ = context_ != nullptr; }
 
 void BalloonDevice::Notify(std::uint16_t queue) {
   if (context_ == nullptr) return;
@@ -201,6 +205,11 @@ void BalloonDevice::TakeStatistics() {
   }
   const BalloonStatistics statistics = ReadStatistics(**chain);
   statistics_buffer_ = (*chain)->head();
+  if (std::exchange(stale_, false)) {
+    // Whoever asked meanwhile gets what the guest says next.
+    if (!waiting_.empty()) ReturnStatisticsBuffer();
+    return;
+  }
   for (StatisticsHandler& handler : std::exchange(waiting_, {})) handler(statistics);
 }
 

@@ -65,6 +65,7 @@ class BalloonDevice final : public virtio::Device {
   void Notify(std::uint16_t queue) override;
   void Reset() override;
   Result<> BeforeSave() override;
+  void AfterRestore() override;
 
  private:
   void Inflate();
@@ -80,6 +81,8 @@ class BalloonDevice final : public virtio::Device {
   std::optional<std::uint16_t> reporting_queue_;
   // The head of the buffer that the driver fills again when it gets it back.
   std::optional<std::uint16_t> statistics_buffer_;
+  // The next buffer was filled before the guest was saved: nobody's answer.
+  bool stale_ = false;
   std::vector<StatisticsHandler> waiting_;
 
   std::atomic<std::uint32_t> target_pages_;
