@@ -12,7 +12,7 @@
 #include "fuzz/device_harness.h"
 #include "kvm/state.h"
 #include "machine/snapshot.h"
-#include "virtio/mmio_transport.h"
+#include "test/support/mmio_slot.h"
 
 namespace embervm::fuzz {
 namespace {
@@ -20,8 +20,8 @@ namespace {
 void RestoreDevice(std::span<const std::byte> bytes) {
   static const std::unique_ptr<EventLoop> loop = EventLoop::Create().value();
   devices::RngDevice device;
-  const auto transport =
-      virtio::MmioTransport::Create(*loop, SharedMemory(), device, nullptr).value();
+  const test::MmioSlot transport(*loop, SharedMemory());
+  Require(transport->Attach(device).has_value());
   StateReader reader(bytes);
   if (!transport->Restore(reader).has_value()) return;
   // Wherever its queue lies, the device stays inside of it.

@@ -102,7 +102,7 @@ TEST_CASE("hotplug: an empty slot is saved and continued as one, and takes a dev
   const TempFile file(kDiskBytes);
   const GuestMemory memory = GuestMemory::Create(1U << 20U).value();
   LoopThread thread;
-  auto slot = MmioTransport::Create(thread.loop(), memory, nullptr).value();
+  const test::MmioSlot slot(thread.loop(), memory);
   auto device = BlockDevice::Open({.id = "data", .path = file.path()}).value();
   const auto save = [&] {
     StateWriter writer;
@@ -137,7 +137,7 @@ TEST_CASE("hotplug: devices come and go under fire") {
   const TempFile file(kDiskBytes);
   const GuestMemory memory = GuestMemory::Create(4U << 20U).value();
   LoopThread thread;
-  auto slot = MmioTransport::Create(thread.loop(), memory, nullptr).value();
+  const test::MmioSlot slot(thread.loop(), memory);
   std::atomic<bool> stop = false;
   std::vector<std::thread> vcpus;
   for (int id = 0; id < kVcpus; ++id) {

@@ -84,7 +84,7 @@ TEST_CASE("transport: identity registers") {
 TEST_CASE("transport: an empty slot reads device id 0 and ignores writes") {
   LoopThread thread;
   const GuestMemory memory = GuestMemory::Create(1U << 20U).value();
-  auto slot = MmioTransport::Create(thread.loop(), memory, nullptr).value();
+  const test::MmioSlot slot(thread.loop(), memory);
   std::array<std::byte, 4> bytes{};
   slot->Read(kRegMagic, bytes);
   CHECK(LoadLe<std::uint32_t>(bytes) == kMmioMagic);
@@ -457,7 +457,8 @@ TEST_CASE("transport: a vCPU that waits for a stopped loop is released") {
   RecordingDevice device;
   const GuestMemory memory = GuestMemory::Create(1U << 20U).value();
   auto loop = EventLoop::Create().value();  // Never runs.
-  auto transport = MmioTransport::Create(*loop, memory, device, nullptr).value();
+  const test::MmioSlot transport(*loop, memory);
+  REQUIRE(transport->Attach(device).has_value());
   const auto write = [&](std::uint64_t offset, std::uint32_t value) {
     transport->Write(offset, AsBytes(value));
   };

@@ -64,26 +64,6 @@ Result<std::unique_ptr<MmioTransport>> MmioTransport::Create(EventLoop& loop,
       new MmioTransport(loop, memory, std::move(on_failure), page, std::move(irq_fd)));
 }
 
-Result<std::unique_ptr<MmioTransport>> MmioTransport::Create(EventLoop& loop,
-                                                             const GuestMemory& memory,
-                                                             FailureHandler on_failure) {
-  EMBERVM_TRY_ASSIGN(Mapping page,
-                     Mapping::Create(kMmioPageSize, PROT_READ | PROT_WRITE,
-                                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, "virtio register page"));
-  EMBERVM_TRY_ASSIGN(auto transport, Create(loop, memory, std::move(on_failure), page.bytes()));
-  transport->own_page_ = std::move(page);
-  return transport;
-}
-
-Result<std::unique_ptr<MmioTransport>> MmioTransport::Create(EventLoop& loop,
-                                                             const GuestMemory& memory,
-                                                             Device& device,
-                                                             FailureHandler on_failure) {
-  EMBERVM_TRY_ASSIGN(auto transport, Create(loop, memory, std::move(on_failure)));
-  EMBERVM_TRY(transport->Attach(device));
-  return transport;
-}
-
 MmioTransport::MmioTransport(EventLoop& loop, const GuestMemory& memory, FailureHandler on_failure,
                              std::span<std::byte> page, UniqueFd irq_fd)
     : loop_(loop),

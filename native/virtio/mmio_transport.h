@@ -27,7 +27,6 @@
 #include <vector>
 
 #include "base/event_loop.h"
-#include "base/mapping.h"
 #include "base/result.h"
 #include "base/state_stream.h"
 #include "base/unique_fd.h"
@@ -49,12 +48,6 @@ class MmioTransport final : private DeviceHost {
   static Result<std::unique_ptr<MmioTransport>> Create(EventLoop& loop, const GuestMemory& memory,
                                                        FailureHandler on_failure,
                                                        std::span<std::byte> page);
-  // The same with a page of its own.
-  static Result<std::unique_ptr<MmioTransport>> Create(EventLoop& loop, const GuestMemory& memory,
-                                                       FailureHandler on_failure);
-  // A slot with a device, which must outlive the transport.
-  static Result<std::unique_ptr<MmioTransport>> Create(EventLoop& loop, const GuestMemory& memory,
-                                                       Device& device, FailureHandler on_failure);
   MmioTransport(const MmioTransport&) = delete;
   MmioTransport& operator=(const MmioTransport&) = delete;
   ~MmioTransport();
@@ -62,8 +55,8 @@ class MmioTransport final : private DeviceHost {
   // Makes room for a device with so many queues: Attach() does it, too, but whoever wires
   // the descriptors can do so before a driver sees the device. Loop thread.
   Result<> ReserveQueues(std::size_t count);
-  // Puts a device into an empty slot, while vCPUs run or not. Loop thread, or before
-  // the loop runs.
+  // Puts a device, which must outlive the transport, into an empty slot, while vCPUs run or
+  // not. Loop thread, or before the loop runs.
   Result<> Attach(Device& device);
   // Empties the slot again; afterwards nobody touches the device. ERR_DEVICE_IN_USE while
   // the guest has a driver on it. Loop thread.
@@ -157,8 +150,6 @@ class MmioTransport final : private DeviceHost {
   EventLoop& loop_;
   const GuestMemory& memory_;
   FailureHandler on_failure_;
-  // Empty where the page is somebody else's.
-  Mapping own_page_;
   std::span<std::byte> page_;
   UniqueFd irq_fd_;
 

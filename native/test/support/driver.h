@@ -14,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -23,6 +24,7 @@
 #include "base/event_loop.h"
 #include "memory/guest_memory.h"
 #include "test/support/driver_queue.h"
+#include "test/support/mmio_slot.h"
 #include "virtio/abi.h"
 #include "virtio/completion.h"
 #include "virtio/mmio_transport.h"
@@ -94,33 +96,32 @@ class Driver {
         memory_(GuestMemory::Create(kMemoryBytes).value()),
         arena_(memory_, kArenaBase) {
     thread_.Call([this, &device] {
-      transport_ = virtio::MmioTransport::Create(thread_.loop(), memory_, device,
-                                                 [this](const virtio::Device&, const Error& error) {
-                                                   const std::lock_guard lock(mutex_);
-                                                   failures_.push_back(error.message());
-                                                 })
-                       .value();
+      slot_.emplace(thread_.loop(), memory_, [this](const virtio::Device&, const Error& error) {
+        const std::lock_guard lock(mutex_);
+        failures_.push_back(error.message());
+      });
+      REQUIRE(transport().Attach(device).has_value());
     });
   }
   Driver(const Driver&) = delete;
   Driver& operator=(const Driver&) = delete;
   ~Driver() {
     thread_.Stop();
-    transport_.reset();
+    slot_.reset();
   }
 
-  virtio::MmioTransport& transport() { return *transport_; }
+  virtio::MmioTransport& transport() { return **slot_; }
   const GuestMemory& memory() { return memory_; }
   GuestArena& arena() { return arena_; }
   DriverQueue& queue(std::size_t index) { return queues_.at(index); }
 
   std::uint32_t Read32(std::uint64_t offset) {
     std::array<std::byte, 4> bytes{};
-    transport_->Read(offset, bytes);
+    transport().Read(offset, bytes);
     return LoadLe<std::uint32_t>(bytes);
   }
   void Write32(std::uint64_t offset, std::uint32_t value) {
-    transport_->Write(offset, AsBytes(value));
+    transport().Write(offset, AsBytes(value));
   }
 
   std::uint64_t OfferedFeatures() {
@@ -158,7 +159,7 @@ class Driver {
     const std::uint64_t features = OfferedFeatures() & ~without_features;
     Negotiate(features);
     queues_.clear();
-    for (std::uint32_t index = 0; index < transport_->queue_count(); ++index) {
+    for (std::uint32_t index = 0; index < transport().queue_count(); ++index) {
       Write32(virtio::kRegQueueSel, index);
       const auto size = static_cast<std::uint16_t>(Read32(virtio::kRegQueueNumMax));
       queues_.emplace_back(arena_, size, features);
@@ -171,7 +172,7 @@ class Driver {
   // As KVM does for a guest's write to the notify register.
   void Kick(std::size_t index) {
     const std::uint64_t one = 1;
-    REQUIRE(::write(transport_->notify_fd(index), &one, sizeof(one)) == sizeof(one));
+    REQUIRE(::write(transport().notify_fd(index), &one, sizeof(one)) == sizeof(one));
   }
   void KickIfAsked(std::size_t index) {
     if (queue(index).TakeKick()) Kick(index);
@@ -222,10 +223,10 @@ class Driver {
  private:
   bool WaitIrqLine() {
     constexpr int kMilliseconds = 10000;
-    pollfd state{.fd = transport_->irq_fd(), .events = POLLIN, .revents = 0};
+    pollfd state{.fd = transport().irq_fd(), .events = POLLIN, .revents = 0};
     if (::poll(&state, 1, kMilliseconds) != 1) return false;
     std::uint64_t count = 0;
-    return ::read(transport_->irq_fd(), &count, sizeof(count)) == sizeof(count);
+    return ::read(transport().irq_fd(), &count, sizeof(count)) == sizeof(count);
   }
   std::uint32_t AcknowledgeInterrupt() {
     const std::uint32_t causes = Read32(virtio::kRegInterruptStatus);
@@ -236,7 +237,7 @@ class Driver {
   LoopThread& thread_;
   GuestMemory memory_;
   GuestArena arena_;
-  std::unique_ptr<virtio::MmioTransport> transport_;
+  std::optional<MmioSlot> slot_;
   std::vector<DriverQueue> queues_;
   std::mutex mutex_;
   std::vector<std::string> failures_;
