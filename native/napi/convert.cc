@@ -143,6 +143,16 @@ Napi::Object ToJs(Napi::Env env, const machine::PluggedDevice& device) {
 
 Napi::Value ToJs(Napi::Env env, std::uint64_t count) { return Count(env, count); }
 
+Napi::Value ToJs(Napi::Env env, const std::vector<std::uint64_t>& addresses) {
+  const Napi::Array list = Napi::Array::New(env, addresses.size());
+  for (std::uint32_t index = 0; index < addresses.size(); ++index) {
+    list.Set(index, Napi::BigInt::New(env, addresses[index]));
+  }
+  return list;
+}
+
+Napi::Value ToJs(Napi::Env env, UniqueFd&& fd) { return Napi::Number::New(env, fd.Release()); }
+
 Napi::Object ToJs(Napi::Env env, const devices::BalloonStatistics& statistics) {
   const auto object = Napi::Object::New(env);
   const auto set = [&](const char* name, const std::optional<std::uint64_t>& value) {

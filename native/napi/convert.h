@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/unique_fd.h"
 #include "machine/config.h"
 #include "machine/host_report.h"
 #include "machine/machine.h"
@@ -34,6 +35,9 @@ Napi::Object ToJs(Napi::Env env, const machine::SnapshotReport& report);
 Napi::Object ToJs(Napi::Env env, const machine::PluggedDevice& device);
 Napi::Object ToJs(Napi::Env env, const devices::BalloonStatistics& statistics);
 Napi::Value ToJs(Napi::Env env, std::uint64_t count);
+Napi::Value ToJs(Napi::Env env, const std::vector<std::uint64_t>& addresses);
+// The descriptor is the caller's from then on.
+Napi::Value ToJs(Napi::Env env, UniqueFd&& fd);
 std::string_view ToString(machine::SnapshotKind kind);
 std::string_view ToString(machine::MachineState state);
 std::string_view ToString(machine::ExitReason reason);

@@ -2,6 +2,7 @@
 
 #include <limits>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "napi/addon_data.h"
@@ -138,17 +139,20 @@ void MachineWrap::CloseAtExit(void* wrap) {
   self->machine_.reset();
 }
 
-Napi::Value MachineWrap::RunAsync(Napi::Env env, const Operation& operation) {
+template <class Answer, class Ask>
+Napi::Value MachineWrap::RunFor(Napi::Env env, Ask ask) {
   if (machine_ == nullptr) return Rejected(env, MachineClosed());
   const auto deferred = Napi::Promise::Deferred::New(env);
   queue_->Hold(env);
-  operation(*machine_, [this, queue = queue_, deferred](Result<> result) {
-    queue->Post([this, deferred, result = std::move(result)](Napi::Env job_env) {
+  ask(*machine_, [this, queue = queue_, deferred](Result<Answer> answer) {
+    queue->Post([this, deferred, answer = std::move(answer)](Napi::Env job_env) mutable {
       queue_->Unhold(job_env);
-      if (result.has_value()) {
+      if (!answer.has_value()) {
+        deferred.Reject(ToJs(job_env, answer.error()));
+      } else if constexpr (std::is_void_v<Answer>) {
         deferred.Resolve(job_env.Undefined());
       } else {
-        deferred.Reject(ToJs(job_env, result.error()));
+        deferred.Resolve(ToJs(job_env, *std::move(answer)));
       }
     });
   });
@@ -161,45 +165,32 @@ Napi::Value MachineWrap::GetState(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value MachineWrap::Start(const Napi::CallbackInfo& info) {
-  return RunAsync(info.Env(), [](machine::Machine& machine, machine::Machine::Callback done) {
+  return RunFor<void>(info.Env(), [](machine::Machine& machine, machine::Machine::Callback done) {
     machine.Start(std::move(done));
   });
 }
 
 Napi::Value MachineWrap::Pause(const Napi::CallbackInfo& info) {
-  return RunAsync(info.Env(), [](machine::Machine& machine, machine::Machine::Callback done) {
+  return RunFor<void>(info.Env(), [](machine::Machine& machine, machine::Machine::Callback done) {
     machine.Pause(std::move(done));
   });
 }
 
 Napi::Value MachineWrap::Resume(const Napi::CallbackInfo& info) {
-  return RunAsync(info.Env(), [](machine::Machine& machine, machine::Machine::Callback done) {
+  return RunFor<void>(info.Env(), [](machine::Machine& machine, machine::Machine::Callback done) {
     machine.Resume(std::move(done));
   });
 }
 
 Napi::Value MachineWrap::InstructionPointers(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  if (machine_ == nullptr) return Rejected(env, MachineClosed());
-  const auto deferred = Napi::Promise::Deferred::New(env);
-  queue_->Hold(env);
-  machine_->InstructionPointers(
-      [this, queue = queue_, deferred](Result<std::vector<std::uint64_t>> addresses) {
-        queue->Post([this, deferred, addresses = std::move(addresses)](Napi::Env job_env) {
-          queue_->Unhold(job_env);
-          if (!addresses.has_value()) return deferred.Reject(ToJs(job_env, addresses.error()));
-          const Napi::Array list = Napi::Array::New(job_env, addresses->size());
-          for (std::uint32_t index = 0; index < addresses->size(); ++index) {
-            list.Set(index, Napi::BigInt::New(job_env, addresses->at(index)));
-          }
-          deferred.Resolve(list);
-        });
+  return RunFor<std::vector<std::uint64_t>>(
+      info.Env(), [](machine::Machine& machine, machine::Machine::AddressesCallback done) {
+        machine.InstructionPointers(std::move(done));
       });
-  return deferred.Promise();
 }
 
 Napi::Value MachineWrap::Kill(const Napi::CallbackInfo& info) {
-  return RunAsync(info.Env(), [](machine::Machine& machine, machine::Machine::Callback done) {
+  return RunFor<void>(info.Env(), [](machine::Machine& machine, machine::Machine::Callback done) {
     machine.Kill(std::move(done));
   });
 }
@@ -254,24 +245,6 @@ void MachineWrap::UpdateHold(Napi::Env env) {
   }
 }
 
-template <class Answer, class Ask>
-Napi::Value MachineWrap::RunFor(Napi::Env env, Ask ask) {
-  if (machine_ == nullptr) return Rejected(env, MachineClosed());
-  const auto deferred = Napi::Promise::Deferred::New(env);
-  queue_->Hold(env);
-  ask(*machine_, [this, queue = queue_, deferred](Result<Answer> answer) {
-    queue->Post([this, deferred, answer = std::move(answer)](Napi::Env job_env) {
-      queue_->Unhold(job_env);
-      if (answer.has_value()) {
-        deferred.Resolve(ToJs(job_env, *answer));
-      } else {
-        deferred.Reject(ToJs(job_env, answer.error()));
-      }
-    });
-  });
-  return deferred.Promise();
-}
-
 Napi::Value MachineWrap::AttachDrive(const Napi::CallbackInfo& info) {
   auto drive = DriveConfigFromJs(info[0]);
   if (!drive.has_value()) return Rejected(info.Env(), drive.error());
@@ -293,9 +266,10 @@ Napi::Value MachineWrap::AttachSharedDir(const Napi::CallbackInfo& info) {
 Napi::Value MachineWrap::Detach(const Napi::CallbackInfo& info) {
   auto id = TextFromJs(info[0]);
   if (!id.has_value()) return Rejected(info.Env(), id.error());
-  return RunAsync(info.Env(), [&id](machine::Machine& machine, machine::Machine::Callback done) {
-    machine.Detach(std::move(id).value(), std::move(done));
-  });
+  return RunFor<void>(info.Env(),
+                      [&id](machine::Machine& machine, machine::Machine::Callback done) {
+                        machine.Detach(std::move(id).value(), std::move(done));
+                      });
 }
 
 Napi::Value MachineWrap::SwapDrive(const Napi::CallbackInfo& info) {
@@ -321,7 +295,7 @@ Napi::Value MachineWrap::ResizeDrive(const Napi::CallbackInfo& info) {
 Napi::Value MachineWrap::SetBalloon(const Napi::CallbackInfo& info) {
   const auto bytes = BytesFromJs(info[0]);
   if (!bytes.has_value()) return Rejected(info.Env(), bytes.error());
-  return RunAsync(info.Env(), [&](machine::Machine& machine, machine::Machine::Callback done) {
+  return RunFor<void>(info.Env(), [&](machine::Machine& machine, machine::Machine::Callback done) {
     machine.SetBalloon(*bytes, std::move(done));
   });
 }
@@ -343,23 +317,12 @@ Napi::Value MachineWrap::Snapshot(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value MachineWrap::ConnectVsock(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
   const auto port = PortFromJs(info[0]);
-  if (!port.has_value()) return Rejected(env, port.error());
-  if (machine_ == nullptr) return Rejected(env, MachineClosed());
-  const auto deferred = Napi::Promise::Deferred::New(env);
-  queue_->Hold(env);
-  machine_->ConnectVsock(*port, [this, queue = queue_, deferred](Result<UniqueFd> stream) {
-    queue->Post([this, deferred, stream = std::move(stream)](Napi::Env job_env) mutable {
-      queue_->Unhold(job_env);
-      if (stream.has_value()) {
-        deferred.Resolve(Napi::Number::New(job_env, stream->Release()));
-      } else {
-        deferred.Reject(ToJs(job_env, stream.error()));
-      }
-    });
-  });
-  return deferred.Promise();
+  if (!port.has_value()) return Rejected(info.Env(), port.error());
+  return RunFor<UniqueFd>(info.Env(),
+                          [&](machine::Machine& machine, machine::Machine::StreamCallback done) {
+                            machine.ConnectVsock(*port, std::move(done));
+                          });
 }
 
 void MachineWrap::ListenVsock(const Napi::CallbackInfo& info) {

@@ -28,8 +28,6 @@ class MachineWrap : public Napi::ObjectWrap<MachineWrap> {
   ~MachineWrap() override;
 
  private:
-  using Operation = std::function<void(machine::Machine&, machine::Machine::Callback)>;
-
   Napi::Value GetState(const Napi::CallbackInfo& info);
   Napi::Value Start(const Napi::CallbackInfo& info);
   Napi::Value Pause(const Napi::CallbackInfo& info);
@@ -59,11 +57,10 @@ class MachineWrap : public Napi::ObjectWrap<MachineWrap> {
       machine::MachineObserver& observer, machine::Machine::Callback created)>;
   static Napi::Value Launch(const Napi::CallbackInfo& info, Maker maker);
 
-  // Runs one operation of the machine as a promise of what it answers, as ToJs() shows that.
+  // Runs one operation of the machine as a promise of what it answers, as ToJs() shows that;
+  // of undefined where the answer is void.
   template <class Answer, class Ask>
   Napi::Value RunFor(Napi::Env env, Ask ask);
-  // Runs one operation of the machine as a promise of undefined.
-  Napi::Value RunAsync(Napi::Env env, const Operation& operation);
   // Recomputes whether the machine alone keeps the event loop alive.
   void UpdateHold(Napi::Env env);
   void FinishClose(Napi::Env env);
