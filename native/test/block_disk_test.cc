@@ -14,6 +14,7 @@
 #include "devices/block/device.h"
 #include "devices/block/disk.h"
 #include "devices/block/protocol.h"
+#include "test/support/block_fixture.h"
 #include "test/support/driver.h"
 #include "virtio/segments.h"
 
@@ -24,7 +25,6 @@ using test::DriverBuffer;
 
 constexpr std::uint32_t kSector = block::kSectorSize;
 constexpr std::uint64_t kSectors = 16;
-constexpr std::uint32_t kNoStatus = 0xff;
 
 // What the disk does, shared with the test, which runs on another thread.
 struct Behaviour {
@@ -92,20 +92,9 @@ struct Fixture {
     driver.Start();
   }
 
-  struct Answer {
-    std::uint32_t status;
-    std::uint32_t used;
-  };
-  Answer Request(std::uint32_t type, std::uint64_t sector, std::vector<DriverBuffer> data = {}) {
-    const GuestAddr header =
-        driver.PutStruct(block::RequestHeader{.type = type, .reserved = 0, .sector = sector});
-    const GuestAddr status = driver.PutStruct(static_cast<std::uint8_t>(kNoStatus));
-    data.insert(data.begin(), {header, sizeof(block::RequestHeader), false});
-    data.push_back({status, 1, true});
-    driver.queue(0).Add(data);
-    driver.KickIfAsked(0);
-    const std::uint32_t used = driver.WaitUsed(0).len;
-    return {std::to_integer<std::uint32_t>(driver.Get(status, 1)[0]), used};
+  test::BlockAnswer Request(std::uint32_t type, std::uint64_t sector,
+                            std::vector<DriverBuffer> data = {}) {
+    return test::SendBlockRequest(driver, type, sector, std::move(data));
   }
 
   Behaviour behaviour;

@@ -23,6 +23,29 @@ inline constexpr std::uint64_t kDiskBytes = 1U << 20U;
 inline constexpr std::uint64_t kSectors = kDiskBytes / 512;
 inline constexpr std::uint32_t kNoStatus = 0xff;
 
+struct BlockAnswer {
+  std::uint32_t status;
+  std::uint32_t used;
+};
+
+// One request with its header, its data buffers and a status byte of its own.
+inline BlockAnswer SendBlockRequest(Driver& driver, std::uint32_t type, std::uint64_t sector,
+                                    std::vector<DriverBuffer> data = {}, bool indirect = false) {
+  const GuestAddr header = driver.PutStruct(
+      devices::block::RequestHeader{.type = type, .reserved = 0, .sector = sector});
+  const GuestAddr status = driver.PutStruct(static_cast<std::uint8_t>(kNoStatus));
+  data.insert(data.begin(), {header, sizeof(devices::block::RequestHeader), false});
+  data.push_back({status, 1, true});
+  if (indirect) {
+    driver.queue(0).AddIndirect(data);
+  } else {
+    driver.queue(0).Add(data);
+  }
+  driver.KickIfAsked(0);
+  const std::uint32_t used = driver.WaitUsed(0).len;
+  return {std::to_integer<std::uint32_t>(driver.Get(status, 1)[0]), used};
+}
+
 struct BlockFixture {
   explicit BlockFixture(bool read_only = false, std::uint64_t size = kDiskBytes)
       : BlockFixture(Options(read_only), size) {}
@@ -43,26 +66,9 @@ struct BlockFixture {
     return options;
   }
 
-  struct Answer {
-    std::uint32_t status;
-    std::uint32_t used;
-  };
-  // One request with its header, its data buffers and a status byte of its own.
-  Answer Request(std::uint32_t type, std::uint64_t sector, std::vector<DriverBuffer> data = {},
-                 bool indirect = false) {
-    const GuestAddr header = driver.PutStruct(
-        devices::block::RequestHeader{.type = type, .reserved = 0, .sector = sector});
-    const GuestAddr status = driver.PutStruct(static_cast<std::uint8_t>(kNoStatus));
-    data.insert(data.begin(), {header, sizeof(devices::block::RequestHeader), false});
-    data.push_back({status, 1, true});
-    if (indirect) {
-      driver.queue(0).AddIndirect(data);
-    } else {
-      driver.queue(0).Add(data);
-    }
-    driver.KickIfAsked(0);
-    const std::uint32_t used = driver.WaitUsed(0).len;
-    return {std::to_integer<std::uint32_t>(driver.Get(status, 1)[0]), used};
+  BlockAnswer Request(std::uint32_t type, std::uint64_t sector, std::vector<DriverBuffer> data = {},
+                      bool indirect = false) {
+    return SendBlockRequest(driver, type, sector, std::move(data), indirect);
   }
   std::vector<std::byte> Pattern(std::size_t length, unsigned seed) {
     std::mt19937 random(seed);
