@@ -9,7 +9,8 @@ import {
 import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { afterEach } from 'vitest';
-import type { Blob, FixtureImage } from './image-fixture.js';
+import type { ImageSource } from '../../lib/image/source.js';
+import { type Blob, type FixtureImage, sha256 } from './image-fixture.js';
 
 export interface Hit {
   method: string;
@@ -137,4 +138,17 @@ export async function collect(stream: AsyncIterable<Uint8Array>): Promise<Buffer
   const chunks: Uint8Array[] = [];
   for await (const chunk of stream) chunks.push(chunk);
   return Buffer.concat(chunks);
+}
+
+/** The digests of all layers as a source gives them, which is closed then. */
+export async function fetchLayers(source: ImageSource): Promise<string[]> {
+  try {
+    const { layers } = await source.resolve({});
+    const blobs = layers.map(async (layer) =>
+      sha256(await collect(await source.openBlob(layer, {}))),
+    );
+    return await Promise.all(blobs);
+  } finally {
+    await source.close();
+  }
 }

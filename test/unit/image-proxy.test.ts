@@ -2,9 +2,9 @@ import { afterEach, describe, expect, it, vi } from 'vitest';
 import type { RegistryOptions } from '../../lib/config/registry.js';
 import { proxyFor } from '../../lib/image/registry/proxy.js';
 import { RegistrySource } from '../../lib/image/sources/registry.js';
-import { makeImage, sha256 } from '../helpers/image-fixture.js';
+import { makeImage } from '../helpers/image-fixture.js';
 import { LoopbackProxy } from '../helpers/loopback-proxy.js';
-import { collect, useRegistries } from '../helpers/loopback-registry.js';
+import { fetchLayers, useRegistries } from '../helpers/loopback-registry.js';
 import { rejection } from '../helpers/rejection.js';
 import { selfSigned } from '../helpers/self-signed.js';
 
@@ -107,15 +107,7 @@ describe('an image that comes through a proxy', () => {
       auth: { username: 'ada', password: 'secret' },
       registry: { dockerConfig: false, retries: 0, ...options },
     });
-    try {
-      const { layers } = await source.resolve({});
-      const blobs = layers.map(async (layer) =>
-        sha256(await collect(await source.openBlob(layer, {}))),
-      );
-      return await Promise.all(blobs);
-    } finally {
-      await source.close();
-    }
+    return fetchLayers(source);
   }
 
   const plain = { 'registry.example:5000': { insecure: true } };

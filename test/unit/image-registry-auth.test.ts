@@ -8,7 +8,12 @@ import { endpointsOf } from '../../lib/image/registry/endpoint.js';
 import { RegistrySource } from '../../lib/image/sources/registry.js';
 import { useDirectory } from '../helpers/directory.js';
 import { type FixtureImage, makeImage, sha256 } from '../helpers/image-fixture.js';
-import { collect, type LoopbackRegistry, useRegistries } from '../helpers/loopback-registry.js';
+import {
+  collect,
+  fetchLayers,
+  type LoopbackRegistry,
+  useRegistries,
+} from '../helpers/loopback-registry.js';
 import { rejection, thrown } from '../helpers/rejection.js';
 
 const start = useRegistries();
@@ -63,23 +68,11 @@ function sourceOf(registry: LoopbackRegistry, options: RegistryOptions = {}, aut
   return new RegistrySource(name, { registry: { ...quick, ...options }, auth });
 }
 
-async function pull(source: RegistrySource): Promise<string[]> {
-  try {
-    const { layers } = await source.resolve({});
-    const blobs = layers.map(async (layer) =>
-      sha256(await collect(await source.openBlob(layer, {}))),
-    );
-    return await Promise.all(blobs);
-  } finally {
-    await source.close();
-  }
-}
-
 describe('tokens', () => {
   it('are had without a name, once, and used for everything', async () => {
     const { registry, image } = await withImage();
     const { tokens } = await protect(registry);
-    expect(await pull(sourceOf(registry))).toEqual(image.layers.map(({ digest }) => digest));
+    expect(await fetchLayers(sourceOf(registry))).toEqual(image.layers.map(({ digest }) => digest));
     expect(tokens.hits.map(({ path }) => path)).toEqual([
       '/token?x=1&service=reg&scope=repository%3Ateam%2Fapp%3Apull',
     ]);
@@ -91,7 +84,7 @@ describe('tokens', () => {
   it('are had with credentials, which the registry itself never sees', async () => {
     const { registry } = await withImage();
     const { tokens } = await protect(registry);
-    await pull(sourceOf(registry, {}, user));
+    await fetchLayers(sourceOf(registry, {}, user));
     expect(tokens.hits[0]?.headers.authorization).toBe(basic);
     expect(tokens.hits[0]?.path).toContain('account=ada');
     expect(registry.hits.some(({ headers }) => headers.authorization === basic)).toBe(false);
@@ -115,7 +108,7 @@ describe('tokens', () => {
   it('are renewed before they expire', async () => {
     const { registry } = await withImage();
     const server = await protect(registry, { expires_in: 1e-6 });
-    await pull(sourceOf(registry));
+    await fetchLayers(sourceOf(registry));
     expect(server.tokens.hits.length).toBeGreaterThan(2);
   });
 
@@ -125,7 +118,7 @@ describe('tokens', () => {
     const config = join(await directory(), 'config.json');
     const entry = { identitytoken: 'refresh&me', auth: Buffer.from('x:').toString('base64') };
     await writeFile(config, JSON.stringify({ auths: { [registry.host]: entry } }));
-    await pull(sourceOf(registry, { dockerConfig: config }));
+    await fetchLayers(sourceOf(registry, { dockerConfig: config }));
     expect(tokens.hits[0]).toMatchObject({ method: 'POST' });
     expect(Object.fromEntries(new URLSearchParams(tokens.hits[0]?.body))).toEqual({
       grant_type: 'refresh_token',
@@ -151,7 +144,7 @@ describe('tokens', () => {
       response.writeHead(status).end(body);
       return true;
     };
-    const error = await rejection(pull(sourceOf(registry, {}, user)));
+    const error = await rejection(fetchLayers(sourceOf(registry, {}, user)));
     expect(error.code).toBe(code);
     expect(JSON.stringify([error.message, error.context])).not.toContain('pa:ss');
     expect(tokens.hits.length).toBe(status === 500 ? 3 : 1);
@@ -164,7 +157,7 @@ describe('tokens', () => {
         response.writeHead(401, { 'www-authenticate': `Bearer realm="${realm}"` }).end();
         return true;
       };
-      const error = await rejection(pull(sourceOf(registry, {}, user)));
+      const error = await rejection(fetchLayers(sourceOf(registry, {}, user)));
       expect(error.code).toBe('ERR_REGISTRY_PROTOCOL');
     }
   });
@@ -178,13 +171,13 @@ describe('basic authentication', () => {
       response.writeHead(401, { 'www-authenticate': 'Basic realm="r"' }).end();
       return true;
     };
-    expect(await pull(sourceOf(registry, {}, user))).toHaveLength(image.layers.length);
+    expect(await fetchLayers(sourceOf(registry, {}, user))).toHaveLength(image.layers.length);
     expect(registry.hits[0]?.headers.authorization).toBeUndefined();
     const wrong = { username: 'ada', password: 'other' };
-    const refused = await rejection(pull(sourceOf(registry, {}, wrong)));
+    const refused = await rejection(fetchLayers(sourceOf(registry, {}, wrong)));
     expect(refused).toMatchObject({ code: 'ERR_IMAGE_AUTH' });
     expect(refused.message).toContain('refuses');
-    const anonymous = await rejection(pull(sourceOf(registry)));
+    const anonymous = await rejection(fetchLayers(sourceOf(registry)));
     expect(anonymous.message).toContain('wants credentials');
   });
 
@@ -195,7 +188,7 @@ describe('basic authentication', () => {
       response.writeHead(401, { 'www-authenticate': 'Basic' }).end();
       return true;
     };
-    await pull(sourceOf(registry, { registries: { [registry.host]: { auth: user } } }));
+    await fetchLayers(sourceOf(registry, { registries: { [registry.host]: { auth: user } } }));
   });
 });
 
@@ -224,7 +217,7 @@ describe('redirects', () => {
       } else storage.serve(path, request.headers.range, response);
       return true;
     };
-    expect(await pull(sourceOf(registry, {}, user))).toHaveLength(2);
+    expect(await fetchLayers(sourceOf(registry, {}, user))).toHaveLength(2);
     expect(storage.hits.length).toBe(3);
     expect(storage.hits.every(({ headers }) => headers.authorization === undefined)).toBe(true);
     const back = registry.hits.filter(({ path }) => path.startsWith('/back'));
@@ -245,7 +238,7 @@ describe('redirects', () => {
       }
       return true;
     };
-    expect(await pull(sourceOf(registry))).toHaveLength(2);
+    expect(await fetchLayers(sourceOf(registry))).toHaveLength(2);
   });
 
   it.each([
@@ -260,7 +253,7 @@ describe('redirects', () => {
       response.writeHead(302, { location }).end();
       return true;
     };
-    const error = await rejection(pull(sourceOf(registry)));
+    const error = await rejection(fetchLayers(sourceOf(registry)));
     expect(error.code).toBe('ERR_REGISTRY_PROTOCOL');
     expect(error.message).toMatch(why);
     expect(registry.hits.length).toBeLessThanOrEqual(6);
@@ -281,7 +274,7 @@ describe('redirects', () => {
       response.writeHead(307, { location: storage.url + path }).end();
       return true;
     };
-    expect(await pull(sourceOf(registry))).toHaveLength(2);
+    expect(await fetchLayers(sourceOf(registry))).toHaveLength(2);
   });
 });
 
@@ -297,10 +290,10 @@ describe('mirrors', () => {
     good.addImage('team/app', '1', image);
     await protect(registry);
     const options = { registries: { [registry.host]: { mirrors: mirrors.map((m) => m.url) } } };
-    expect(await pull(sourceOf(registry, options, user))).toHaveLength(2);
+    expect(await fetchLayers(sourceOf(registry, options, user))).toHaveLength(2);
     expect([broken.hits.length, empty.hits.length, registry.hits.length]).toEqual([2, 1, 0]);
     good.documents.clear();
-    expect(await pull(sourceOf(registry, options, user))).toHaveLength(2);
+    expect(await fetchLayers(sourceOf(registry, options, user))).toHaveLength(2);
     const seen = mirrors.flatMap(({ hits }) => hits.map(({ headers }) => headers.authorization));
     expect(new Set(seen)).toEqual(new Set([undefined]));
   });
@@ -322,7 +315,9 @@ describe('mirrors', () => {
       return true;
     };
     const options = { registries: { [registry.host]: { mirrors: [mirror.url] } } };
-    expect(await pull(sourceOf(registry, options))).toEqual(image.layers.map((l) => l.digest));
+    expect(await fetchLayers(sourceOf(registry, options))).toEqual(
+      image.layers.map((l) => l.digest),
+    );
     // An entity tag of the mirror means nothing to the registry.
     expect(registry.hits.some(({ headers }) => headers['if-range'] !== undefined)).toBe(false);
     expect(registry.hits.some(({ headers }) => headers.range !== undefined)).toBe(true);
