@@ -74,9 +74,8 @@ static const struct {
     // compacts when an allocation needs it.
     {"/proc/sys/vm/compaction_proactiveness", "0"},
     // What is free goes back to the host by 256 KiB. Of a zone with less than 32 pieces free
-    // nothing
-    // does: with the 4 MiB that the kernel chooses, a machine of 128 MiB gave nothing back. Its
-    // balloon driver sets it, so the command line cannot.
+    // nothing does: with the 4 MiB that the kernel chooses, a machine of 128 MiB gave nothing
+    // back. Its balloon driver sets it, so the command line cannot.
     {"/sys/module/page_reporting/parameters/page_reporting_order", "6"},
 };
 

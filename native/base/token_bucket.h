@@ -24,20 +24,21 @@ class TokenBucket {
         burst_ns_(CostNs(std::max<std::uint64_t>(limit.burst, 1))),
         full_at_(now_ns) {}
 
+  [[nodiscard]] bool unlimited() const { return limit_.per_second == 0; }
   // How long until something may be taken; 0: now.
   [[nodiscard]] std::int64_t WaitNs(std::int64_t now_ns) const {
     return std::max<std::int64_t>(full_at_ + CostNs(1) - now_ns - burst_ns_, 0);
   }
   // At most 2^32 at once.
   void Take(std::uint64_t amount, std::int64_t now_ns) {
-    if (limit_.per_second == 0) return;
+    if (unlimited()) return;
     full_at_ = std::max(full_at_, now_ns) + CostNs(amount);
   }
 
  private:
   // How long it takes to fill by so much. In floating point: neither burst nor rate has a bound.
   [[nodiscard]] std::int64_t CostNs(std::uint64_t amount) const {
-    if (limit_.per_second == 0) return 1;
+    if (unlimited()) return 1;
     constexpr double kNsPerSecond = 1e9;
     constexpr double kMostNs = 1e17;  // Three years.
     return static_cast<std::int64_t>(std::min(

@@ -343,8 +343,8 @@ void DeviceSet::AddStats(MachineStats& stats) const {
                             .errors = counters.errors});
   }
   if (const auto balloon = Balloon()) {
-    stats.balloon = {.target_bytes = balloon->target_pages * GuestMemory::kPageSize,
-                     .actual_bytes = balloon->actual_pages * GuestMemory::kPageSize,
+    stats.balloon = {.target_bytes = balloon->target_pages * devices::balloon::kPageSize,
+                     .actual_bytes = balloon->actual_pages * devices::balloon::kPageSize,
                      .reported_bytes = balloon->reported_bytes};
   }
   if (vsock_ != nullptr) {

@@ -111,7 +111,7 @@ void MachineCore::SetBalloon(std::uint64_t target_bytes, Completion<> done) {
             .With("bytes", static_cast<std::int64_t>(target_bytes))
             .With("memoryBytes", static_cast<std::int64_t>(memory_->size()))));
   }
-  const std::uint64_t pages = std::min<std::uint64_t>(target_bytes / GuestMemory::kPageSize,
+  const std::uint64_t pages = std::min<std::uint64_t>(target_bytes / devices::balloon::kPageSize,
                                                       std::numeric_limits<std::uint32_t>::max());
   Result<> set = devices_->SetBalloon(static_cast<std::uint32_t>(pages));
   if (set.has_value()) config_.balloon->target_pages = static_cast<std::uint32_t>(pages);

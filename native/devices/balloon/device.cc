@@ -159,13 +159,12 @@ void BalloonDevice::Notify(std::uint16_t queue) {
 }
 
 void BalloonDevice::Inflate() {
-  const std::uint64_t all = context_->memory.size() / balloon::kPageSize;
+  const std::uint64_t all = std::min<std::uint64_t>(context_->memory.size() / balloon::kPageSize,
+                                                    std::numeric_limits<std::uint32_t>::max());
   virtio::ServiceQueue(*context_, kInflateQueue, kPagesBudget, [&](const virtio::Chain& chain) {
     const std::uint64_t pages = balloon::ReclaimPages(context_->memory, ReadPages(chain));
     // A guest that names a page twice is not believed to have more than all.
-    const std::uint64_t actual = std::min(actual_pages_.load() + pages, all);
-    actual_pages_.store(static_cast<std::uint32_t>(
-        std::min<std::uint64_t>(actual, std::numeric_limits<std::uint32_t>::max())));
+    actual_pages_.store(static_cast<std::uint32_t>(std::min(actual_pages_.load() + pages, all)));
     return 0U;
   });
 }

@@ -101,6 +101,7 @@ Result<> BlockDevice::RefreshSize() {
 }
 
 std::int64_t BlockDevice::Charge(const BlockRequest& request) {
+  if (bytes_.unlimited() && operations_.unlimited()) return 0;
   const std::int64_t now = MonotonicNs();
   const std::int64_t wait = std::max(bytes_.WaitNs(now), operations_.WaitNs(now));
   if (wait > 0) return wait;
