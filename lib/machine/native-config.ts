@@ -43,7 +43,7 @@ export function toNativeDrive(drive: ResolvedAttachedDrive): NativeDriveConfig {
     id,
     path,
     readOnly,
-    writethrough: cache === 'writethrough',
+    cache,
     bytes: limit(bytesPerSecond, burstBytes),
     operations: limit(opsPerSecond, burstOps),
   };

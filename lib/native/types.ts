@@ -17,8 +17,8 @@ export interface NativeDriveConfig {
   id: string;
   path: string;
   readOnly: boolean;
-  /** Writes are on the host's disk before the guest is told so. */
-  writethrough: boolean;
+  /** `DriveCache` of the public options. */
+  cache: string;
   /** Of what is read and written together; `undefined`: no limit. */
   bytes: NativeRateLimit | undefined;
   /** Of requests. */

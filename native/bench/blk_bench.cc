@@ -32,8 +32,8 @@ constexpr std::uint64_t kMemoryBytes = 64U << 20U;
 constexpr std::uint32_t kBlock = 4096;
 constexpr std::uint64_t kFileBytes = 16U << 20U;
 constexpr std::uint16_t kInFlight = 64;
-constexpr int kReads = 64 * 600;
-constexpr int kRounds = 9;
+constexpr int kReads = 64 * 200;
+constexpr int kRounds = 61;
 
 std::uint64_t OffsetOf(int read) {
   // All of the file, in no order.
@@ -116,7 +116,7 @@ class Reader {
   // Until so many of what was asked for are there.
   void Wait(int count) {
     test::DriverQueue& queue = rig_.queue(0);
-    const auto event = static_cast<std::uint16_t>(queue.used_index() + count - 1);
+    const auto event = static_cast<std::uint16_t>(queue.next_used() + count - 1);
     queue.SetUsedEvent(event);
     // Pairs with the fence in Queue::PublishUsed.
     std::atomic_thread_fence(std::memory_order_seq_cst);

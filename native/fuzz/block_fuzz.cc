@@ -27,7 +27,7 @@ const std::string& DiskPath() {
   return path;
 }
 
-void SendRequest(FuzzedDataProvider& input, DeviceHarness& harness) {
+void SendRequest(FuzzedDataProvider& input, DeviceHarness& harness, devices::BlockDevice& device) {
   std::vector<test::DriverBuffer> buffers;
   std::uint64_t writable = 0;
   const auto count = input.ConsumeIntegralInRange<std::size_t>(1, kMaxBuffers);
@@ -50,6 +50,8 @@ void SendRequest(FuzzedDataProvider& input, DeviceHarness& harness) {
   }
   const std::uint16_t head = harness.queue(0).AddIndirect(buffers);
   harness.Notify(0);
+  // What waits for the disk is done by a worker.
+  Require(device.BeforeSave().has_value());
   const auto used = harness.queue(0).PopUsed();
   // Each request is answered, once, and with no more than it had room for.
   Require(used.has_value() && used->id == head && used->len <= writable);
@@ -64,7 +66,7 @@ void Run(FuzzedDataProvider& input, EventLoop& loop) {
   // The arena is bounded: so is the number of requests.
   constexpr int kMaxRequests = 8;
   for (int i = 0; i < kMaxRequests && input.remaining_bytes() > 0; ++i) {
-    SendRequest(input, harness);
+    SendRequest(input, harness, *device);
   }
   Require(!harness.failed());
 }

@@ -3,9 +3,9 @@
 #ifndef EMBERVM_FUZZ_DEVICE_HARNESS_H_
 #define EMBERVM_FUZZ_DEVICE_HARNESS_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
-#include <set>
 #include <utility>
 #include <vector>
 
@@ -61,11 +61,13 @@ class DeviceHarness final : private virtio::DeviceHost {
 
   // As the transport does, with the kicks that the device gives itself.
   void Notify(std::uint16_t queue) {
-    kicks_.insert(queue);
-    while (!kicks_.empty() && !failed_) {
-      const std::uint16_t next = *kicks_.begin();
-      kicks_.erase(kicks_.begin());
-      device_.Notify(next);
+    Kick(queue);
+    while (!failed_) {
+      const std::uint32_t kicked = kicks_.exchange(0);
+      if (kicked == 0) return;
+      for (std::uint16_t next = 0; next < queues_.size(); ++next) {
+        if ((kicked >> next & 1U) != 0 && !failed_) device_.Notify(next);
+      }
     }
   }
 
@@ -74,7 +76,7 @@ class DeviceHarness final : private virtio::DeviceHost {
 
   void SignalQueues() override {}
   void PublishConfig(std::span<const std::byte>) override {}
-  void Kick(std::uint16_t queue) override { kicks_.insert(queue); }
+  void Kick(std::uint16_t queue) override { kicks_.fetch_or(1U << queue); }
   void Fail(Error) override { failed_ = true; }
 
   test::GuestArena arena_;
@@ -82,7 +84,8 @@ class DeviceHarness final : private virtio::DeviceHost {
   std::vector<test::DriverQueue> drivers_;
   std::vector<virtio::Queue> queues_;
   std::unique_ptr<virtio::DeviceContext> context_;
-  std::set<std::uint16_t> kicks_;
+  // A bit for each queue; threads of a device may kick, too.
+  std::atomic<std::uint32_t> kicks_ = 0;
   bool failed_ = false;
 };
 

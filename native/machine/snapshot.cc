@@ -41,7 +41,7 @@ void WriteDrive(StateWriter& writer, const DriveConfig& drive, std::uint64_t byt
   writer.Text(drive.id);
   writer.Text(drive.path);
   writer.Value<std::uint8_t>(drive.read_only ? 1 : 0);
-  writer.Value<std::uint8_t>(drive.cache == devices::BlockCache::kWritethrough ? 1 : 0);
+  writer.Value(drive.cache);
   writer.Value(drive.bytes);
   writer.Value(drive.operations);
   writer.Value(bytes);
@@ -52,7 +52,8 @@ DriveConfig ReadDrive(StateReader& reader, Snapshot& snapshot) {
   drive.id = reader.Text(kMaxText);
   drive.path = reader.Text(kMaxText);
   drive.read_only = reader.Flag();
-  if (reader.Flag()) drive.cache = devices::BlockCache::kWritethrough;
+  drive.cache = reader.Value<devices::BlockCache>();
+  if (drive.cache > devices::BlockCache::kDirect) reader.Fail();
   drive.bytes = reader.Value<RateLimit>();
   drive.operations = reader.Value<RateLimit>();
   snapshot.drive_sizes.push_back(reader.Value<std::uint64_t>());

@@ -95,6 +95,14 @@ Result<std::vector<devices::FsOptions>> GetSharedDirs(const Napi::Object& object
   return dirs;
 }
 
+Result<devices::BlockCache> GetBlockCache(const Napi::Object& drive) {
+  EMBERVM_TRY_ASSIGN(const std::string name, GetString(drive, "cache"));
+  if (name == "writeback") return devices::BlockCache::kWriteback;
+  if (name == "writethrough") return devices::BlockCache::kWritethrough;
+  if (name == "direct") return devices::BlockCache::kDirect;
+  return std::unexpected(WrongType("cache", "writeback, writethrough or direct"));
+}
+
 }  // namespace
 
 Result<machine::DriveConfig> DriveConfigFromJs(const Napi::Value& value) {
@@ -104,8 +112,7 @@ Result<machine::DriveConfig> DriveConfigFromJs(const Napi::Value& value) {
   EMBERVM_TRY_ASSIGN(drive.id, GetString(entry, "id"));
   EMBERVM_TRY_ASSIGN(drive.path, GetString(entry, "path"));
   EMBERVM_TRY_ASSIGN(drive.read_only, GetBool(entry, "readOnly"));
-  EMBERVM_TRY_ASSIGN(const bool writethrough, GetBool(entry, "writethrough"));
-  if (writethrough) drive.cache = devices::BlockCache::kWritethrough;
+  EMBERVM_TRY_ASSIGN(drive.cache, GetBlockCache(entry));
   EMBERVM_TRY_ASSIGN(drive.bytes, GetRateLimit(entry, "bytes"));
   EMBERVM_TRY_ASSIGN(drive.operations, GetRateLimit(entry, "operations"));
   return drive;

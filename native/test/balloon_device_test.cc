@@ -1,6 +1,7 @@
 // virtio-balloon against a driver: pages that go and come, free page reporting, statistics.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <optional>

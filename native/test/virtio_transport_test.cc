@@ -11,6 +11,7 @@
 
 #include "test/support/driver.h"
 #include "virtio/mmio_transport.h"
+#include "virtio/service_queue.h"
 
 namespace embervm::virtio {
 namespace {
@@ -39,7 +40,8 @@ class RecordingDevice final : public Device {
   }
   void Notify(std::uint16_t queue) override {
     ++notifications[queue];
-    ServiceQueue(*context_, queue, 64, [](const Chain& chain) { return chain.writable_bytes(); });
+    ServiceQueue(*context_, queue, 64,
+                 [](const Chain& chain) { return Outcome::Used(chain.writable_bytes()); });
   }
   void Reset() override {
     ++resets;

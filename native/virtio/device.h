@@ -5,12 +5,10 @@
 #ifndef EMBERVM_VIRTIO_DEVICE_H_
 #define EMBERVM_VIRTIO_DEVICE_H_
 
-#include <algorithm>
+#include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <string_view>
-#include <utility>
 
 #include "base/event_loop.h"
 #include "base/result.h"
@@ -86,53 +84,6 @@ class Device {
   // that it had; Activate() came before, where it had a driver. No vCPU runs yet.
   virtual void AfterRestore() {}
 };
-
-// What one chain takes from the budget of a turn: one unit, and one for each 64 KiB, so
-// that neither many requests nor huge ones keep other devices waiting.
-[[nodiscard]] inline unsigned ChainCost(const Chain& chain) {
-  constexpr unsigned kBytesPerUnitLog2 = 16;
-  return 1 + (chain.readable_bytes() >> kBytesPerUnitLog2) +
-         (chain.writable_bytes() >> kBytesPerUnitLog2);
-}
-
-// Drains one queue: `handler` is called with each chain and returns the length for the
-// used ring, or nothing for one that stays in the ring, with all behind it, until the device
-// calls Kick(). One publish and at most one interrupt per call; when `budget` units are
-// used up, the rest waits for a later turn of the loop.
-template <class Handler>
-void ServiceQueue(const DeviceContext& context, std::uint16_t index, unsigned budget,
-                  Handler&& handler) {
-  Queue& queue = context.queues[index];
-  std::optional<Error> failure;
-  bool more = true;
-  queue.DisableNotifications();
-  while (more && budget > 0) {
-    Result<std::optional<Chain>> chain = queue.Pop();
-    if (!chain.has_value()) {
-      failure = std::move(chain).error();
-      break;
-    }
-    if (chain->has_value()) {
-      const std::optional<std::uint32_t> length = handler(std::as_const(**chain));
-      if (!length.has_value()) {
-        queue.UndoPop();
-        more = false;
-        break;
-      }
-      queue.AddUsed((*chain)->head(), *length);
-      budget -= std::min(budget, ChainCost(**chain));
-    } else {
-      more = queue.EnableNotifications();
-      if (more) queue.DisableNotifications();
-    }
-  }
-  if (queue.PublishUsed()) context.host.SignalQueues();
-  if (failure) {
-    context.host.Fail(*std::move(failure));
-  } else if (more) {
-    context.host.Kick(index);
-  }
-}
 
 }  // namespace embervm::virtio
 

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
@@ -174,6 +175,27 @@ describeGuest('a guest with hotplug slots', () => {
       const attaching = machine.attachDrive({ id: 'limited', path, rateLimit });
       expect(await rejection(attaching)).toMatchObject({ code: 'ERR_INVALID_CONFIG' });
     }
+  });
+
+  test('a disk past the page cache of the host', async () => {
+    const path = await rawDisk('direct', 'before');
+    const attaching = guest.machine.attachDrive({ id: 'direct', path, cache: 'direct' });
+    const handle = await attaching.catch((error: { code: string; message: string }) => {
+      expect(error).toMatchObject({ code: 'ERR_DRIVE_INVALID', message: /direct I\/O/ });
+    });
+    // The file system of temporary files has no such thing.
+    if (handle === undefined) return;
+    const node = await guest.agent.bindSlot(handle.slot);
+    expect(await shell(guest, `cat /sys/block/${basename(node)}/queue/write_cache`)).toBe(
+      'write back',
+    );
+    const pages = `dd if=/dev/urandom of=${node} bs=16k count=4 conv=notrunc,fsync 2>/dev/null`;
+    const sum = `dd if=${node} iflag=direct bs=16k count=4 2>/dev/null | sha256sum | cut -c 1-64`;
+    await shell(guest, pages);
+    const written = (await readFile(path)).subarray(0, RAW_BYTES);
+    expect(await shell(guest, sum)).toBe(createHash('sha256').update(written).digest('hex'));
+    expect(guest.machine.stats().drives.direct).toMatchObject({ errors: 0 });
+    await unplug(handle);
   });
 
   test('what cannot be is refused with its reason', async () => {

@@ -7,6 +7,7 @@
 #include "base/bytes.h"
 #include "devices/balloon/reclaim.h"
 #include "virtio/abi.h"
+#include "virtio/service_queue.h"
 
 namespace embervm::devices {
 
@@ -165,7 +166,7 @@ void BalloonDevice::Inflate() {
     const std::uint64_t pages = balloon::ReclaimPages(context_->memory, ReadPages(chain));
     // A guest that names a page twice is not believed to have more than all.
     actual_pages_.store(static_cast<std::uint32_t>(std::min(actual_pages_.load() + pages, all)));
-    return 0U;
+    return virtio::Outcome::Used(0);
   });
 }
 
@@ -175,7 +176,7 @@ void BalloonDevice::Deflate() {
     const std::uint32_t actual = actual_pages_.load();
     const std::size_t pages = chain.readable_bytes() / sizeof(std::uint32_t);
     actual_pages_.store(actual - static_cast<std::uint32_t>(std::min<std::size_t>(actual, pages)));
-    return 0U;
+    return virtio::Outcome::Used(0);
   });
 }
 
@@ -188,7 +189,7 @@ void BalloonDevice::Report() {
               balloon::ReclaimRange({static_cast<std::byte*>(segment.iov_base), segment.iov_len});
         }
         reported_bytes_.fetch_add(bytes);
-        return 0U;
+        return virtio::Outcome::Used(0);
       });
 }
 

@@ -9,23 +9,30 @@
 #include "devices/block/limits.h"
 #include "devices/block/raw_disk.h"
 #include "virtio/abi.h"
+#include "virtio/service_queue.h"
 
 namespace embervm::devices {
 
 namespace {
 
+constexpr std::uint16_t kQueue = 0;
 constexpr std::array<std::uint16_t, 1> kQueueSizes{block::kQueueSize};
 // Up to 16 MiB.
 constexpr unsigned kBudgetPerTurn = 256;
+// The driver goes on with these while the device is at the rest of a deep queue.
+constexpr unsigned kPublishEvery = 16;
 
+// Only the device's thread writes, so no other addition can be lost, and no bus lock is needed.
 void Add(std::atomic<std::uint64_t>& counter, std::uint64_t value) {
-  counter.fetch_add(value, std::memory_order_relaxed);
+  counter.store(counter.load(std::memory_order_relaxed) + value, std::memory_order_relaxed);
 }
 
 }  // namespace
 
 Result<std::unique_ptr<BlockDevice>> BlockDevice::Open(const BlockOptions& options) {
-  EMBERVM_TRY_ASSIGN(std::unique_ptr<Disk> disk, RawDisk::Open(options.path, options.read_only));
+  EMBERVM_TRY_ASSIGN(
+      std::unique_ptr<Disk> disk,
+      RawDisk::Open(options.path, options.read_only, options.cache == BlockCache::kDirect));
   return Over(std::move(disk), options);
 }
 
@@ -44,7 +51,8 @@ BlockDevice::BlockDevice(std::unique_ptr<Disk> disk, const BlockOptions& options
       name_("block " + options.id),
       cache_(options.cache),
       bytes_(options.bytes, MonotonicNs()),
-      operations_(options.operations, MonotonicNs()) {
+      operations_(options.operations, MonotonicNs()),
+      workers_(disk_->concurrency()) {
   std::ranges::copy(std::as_bytes(std::span(options.id)), id_.begin());
   config_.capacity = disk_->size() / block::kSectorSize;
   config_.seg_max = block::kMaxSegments;
@@ -66,7 +74,7 @@ std::uint64_t BlockDevice::features() const {
   const std::uint64_t common = block::kFeatureSegMax | block::kFeatureBlockSize;
   if (disk_->read_only()) return common | block::kFeatureReadOnly;
   const std::uint64_t writable = common | block::kFeatureDiscard | block::kFeatureWriteZeroes;
-  return cache_ == BlockCache::kWriteback ? writable | block::kFeatureFlush : writable;
+  return cache_ == BlockCache::kWritethrough ? writable : writable | block::kFeatureFlush;
 }
 
 std::span<const std::uint16_t> BlockDevice::queue_sizes() const { return kQueueSizes; }
@@ -83,18 +91,21 @@ Result<> BlockDevice::Activate(const virtio::DeviceContext& context) {
 void BlockDevice::Reset() {
   if (timer_) context_->loop.CancelTimer(*timer_);
   timer_.reset();
+  workers_.Drain();
+  finished_.clear();
   context_ = nullptr;
 }
 
 Result<> BlockDevice::Swap(const std::string& path) {
   // Nobody asks for a flush of it later.
   EMBERVM_TRY(BeforeSave());
-  EMBERVM_TRY_ASSIGN(disk_, RawDisk::Open(path, disk_->read_only()));
+  EMBERVM_TRY_ASSIGN(disk_, RawDisk::Open(path, disk_->read_only(), cache_ == BlockCache::kDirect));
   config_.capacity = disk_->size() / block::kSectorSize;
   return {};
 }
 
 Result<> BlockDevice::RefreshSize() {
+  workers_.Drain();
   EMBERVM_TRY(disk_->RefreshSize());
   config_.capacity = disk_->size() / block::kSectorSize;
   return {};
@@ -111,28 +122,67 @@ std::int64_t BlockDevice::Charge(const BlockRequest& request) {
 }
 
 void BlockDevice::Notify(std::uint16_t queue) {
+  if (context_ == nullptr) return;
+  TakeFinished();
   // While a request waits, so does all behind it.
-  if (context_ == nullptr || timer_) return;
+  if (timer_) return;
   // virtio 1.2 §5.2.6.2: a driver that cannot ask for a flush must not need one.
   const bool durable = (context_->features & block::kFeatureFlush) == 0;
   virtio::ServiceQueue(
       *context_, queue, kBudgetPerTurn,
-      [this, queue, durable](const virtio::Chain& chain) -> std::optional<std::uint32_t> {
+      [this, queue, durable](const virtio::Chain& chain) {
         BlockRequest request(chain);
         if (const std::int64_t wait = Charge(request); wait > 0) {
           timer_ = context_->loop.AddTimer(std::chrono::nanoseconds(wait), [this, queue] {
             timer_.reset();
             context_->host.Kick(queue);
           });
-          return std::nullopt;
+          return virtio::Outcome::Stays();
         }
-        const BlockResult result = request.Execute(*disk_, id_, durable);
-        Count(result);
-        return result.used_length;
+        if (const auto result = request.ExecuteAtHand(*disk_, id_, durable)) {
+          Count(*result);
+          return virtio::Outcome::Used(result->used_length);
+        }
+        Hand(chain.head(), std::move(request), durable);
+        return virtio::Outcome::Taken();
+      },
+      kPublishEvery);
+}
+
+void BlockDevice::Hand(std::uint16_t head, BlockRequest request, bool durable) {
+  // The disk, the queue and the guest's memory stay: whoever takes one away drains the workers
+  // before.
+  workers_.Add(
+      [this, &host = context_->host, head, request = std::move(request), durable]() mutable {
+        const Finished finished{.head = head, .result = request.Execute(*disk_, id_, durable)};
+        bool first = false;
+        {
+          const std::scoped_lock lock(mutex_);
+          first = finished_.empty();
+          finished_.push_back(finished);
+        }
+        if (first) host.Kick(kQueue);
       });
 }
 
+void BlockDevice::TakeFinished() {
+  std::vector<Finished> finished;
+  {
+    const std::scoped_lock lock(mutex_);
+    finished.swap(finished_);
+  }
+  if (finished.empty()) return;
+  virtio::Queue& queue = context_->queues[kQueue];
+  for (const Finished& one : finished) {
+    Count(one.result);
+    queue.AddUsed(one.head, one.result.used_length);
+  }
+  if (queue.PublishUsed()) context_->host.SignalQueues();
+}
+
 Result<> BlockDevice::BeforeSave() {
+  workers_.Drain();
+  if (context_ != nullptr) TakeFinished();
   if (disk_->read_only() || disk_->Flush()) return {};
   return std::unexpected(
       Error("ERR_DRIVE_ACCESS", "the drive's file could not be written out").With("device", name_));

@@ -5,8 +5,10 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/event_loop.h"
 #include "base/result.h"
@@ -15,6 +17,7 @@
 #include "devices/block/options.h"
 #include "devices/block/protocol.h"
 #include "devices/block/request.h"
+#include "devices/block/workers.h"
 #include "virtio/device.h"
 
 namespace embervm::devices {
@@ -51,7 +54,6 @@ class BlockDevice final : public virtio::Device {
   Result<> Activate(const virtio::DeviceContext& context) override;
   void Notify(std::uint16_t queue) override;
   void Reset() override;
-  // Requests end before Notify() returns, so only the host's cache is left to write.
   Result<> BeforeSave() override;
 
   [[nodiscard]] std::uint64_t size() const { return disk_->size(); }
@@ -64,6 +66,16 @@ class BlockDevice final : public virtio::Device {
   // How long a request has to wait for the limits; 0 has taken its share.
   std::int64_t Charge(const BlockRequest& request);
   void Count(const BlockResult& result);
+  // Gives a request to the workers.
+  void Hand(std::uint16_t head, BlockRequest request, bool durable);
+  // What the workers did since the last call goes to the used ring.
+  void TakeFinished();
+
+  // A request that a worker has done.
+  struct Finished {
+    std::uint16_t head;
+    BlockResult result;
+  };
 
   // Written by the device thread, read by any; relaxed, as each counts for itself.
   struct AtomicCounters {
@@ -86,6 +98,10 @@ class BlockDevice final : public virtio::Device {
   std::optional<EventLoop::TimerId> timer_;
   AtomicCounters counters_;
   const virtio::DeviceContext* context_ = nullptr;
+  std::mutex mutex_;
+  std::vector<Finished> finished_;  // Guarded by mutex_.
+  // Its threads use all of the above: they end first.
+  BlockWorkers workers_;
 };
 
 }  // namespace embervm::devices

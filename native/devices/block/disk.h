@@ -1,6 +1,5 @@
 // Disk: what a block device reads and writes, whatever file format keeps it. Knows nothing
-// of virtio's requests; its calls block, so they can move to worker threads (those that are
-// const are safe side by side).
+// of virtio's requests.
 #ifndef EMBERVM_DEVICES_BLOCK_DISK_H_
 #define EMBERVM_DEVICES_BLOCK_DISK_H_
 
@@ -25,6 +24,19 @@ class Disk {
   // Looks at the size again. On an error it is as it was: ERR_DRIVE_INVALID.
   virtual Result<> RefreshSize() = 0;
 
+  // How many of the calls below may go on at once, from as many threads.
+  [[nodiscard]] virtual unsigned concurrency() const { return 1; }
+
+  // Read() of what is in memory, which never waits for the disk. False: it may have begun, and
+  // Read() is to do it all.
+  [[nodiscard]] virtual bool ReadAtHand(virtio::Segments /*segments*/,
+                                        std::uint64_t /*offset*/) const {
+    return false;
+  }
+  // Whether Write() that need not be durable only copies, so that it need not wait.
+  [[nodiscard]] virtual bool writes_to_memory() const { return false; }
+
+  // All below may wait for the disk.
   // Whole transfers to or from guest memory; `transferred` tells how far an unfinished one
   // came. False: an I/O error or the end of the file. The caller checked the range against
   // size(), and that a disk it changes is not read-only.

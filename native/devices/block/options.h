@@ -14,6 +14,8 @@ enum class BlockCache : std::uint8_t {
   kWriteback,
   // It is on the host's disk before the guest is told so.
   kWritethrough,
+  // As kWriteback, but past the host's page cache: O_DIRECT.
+  kDirect,
 };
 
 struct BlockOptions {

@@ -24,6 +24,15 @@ namespace {
 constexpr std::size_t kZeroChunk = 65536;
 constexpr std::array<std::byte, kZeroChunk> kZeroes{};
 
+// What O_DIRECT wants where the file system does not say: the block of nearly every disk.
+constexpr std::uint32_t kUsualAlignment = 4096;
+
+int OpenFlags(bool read_only) {
+  // O_NONBLOCK: opening a FIFO must not wait for its other end. It changes nothing for
+  // files and block devices.
+  return (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+}
+
 std::string_view CodeForOpen(int error) {
   switch (error) {
     case ENOENT:
@@ -138,11 +147,8 @@ bool IsUnsupported(int error) { return error == EOPNOTSUPP || error == ENOSYS ||
 
 }  // namespace
 
-Result<std::unique_ptr<Disk>> RawDisk::Open(const std::string& path, bool read_only) {
-  // O_NONBLOCK: opening a FIFO must not wait for its other end. It changes nothing for
-  // files and block devices.
-  const int flags = (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
-  UniqueFd fd(::open(path.c_str(), flags));
+Result<std::unique_ptr<Disk>> RawDisk::Open(const std::string& path, bool read_only, bool direct) {
+  UniqueFd fd(::open(path.c_str(), OpenFlags(read_only)));
   if (!fd.valid()) {
     if (errno == EISDIR) {
       return std::unexpected(Invalid(path, "it is a directory; give an image file"));
@@ -151,7 +157,42 @@ Result<std::unique_ptr<Disk>> RawDisk::Open(const std::string& path, bool read_o
   }
   EMBERVM_TRY_ASSIGN(const std::uint64_t size, SizeOf(fd, path));
   EMBERVM_TRY(Lock(fd, path, read_only));
-  return std::unique_ptr<Disk>(new RawDisk(std::move(fd), path, size, read_only));
+  std::unique_ptr<RawDisk> disk(new RawDisk(std::move(fd), path, size, read_only));
+  if (direct) EMBERVM_TRY(disk->OpenDirect());
+  return disk;
+}
+
+Result<> RawDisk::OpenDirect() {
+  // By the descriptor: the path may lead to another file by now.
+  const std::string same = "/proc/self/fd/" + std::to_string(fd_.get());
+  direct_ = UniqueFd(::open(same.c_str(), OpenFlags(read_only_) | O_DIRECT));
+  if (!direct_.valid()) {
+    if (errno == EINVAL) {
+      return std::unexpected(
+          Invalid(path_, "its file system has no direct I/O; choose another cache"));
+    }
+    return std::unexpected(OpenError(path_, "open", errno));
+  }
+  memory_alignment_ = kUsualAlignment;
+  offset_alignment_ = kUsualAlignment;
+  struct statx status{};
+  if (::statx(fd_.get(), "", AT_EMPTY_PATH, STATX_DIOALIGN, &status) == 0 &&
+      (status.stx_mask & STATX_DIOALIGN) != 0 && status.stx_dio_offset_align != 0) {
+    memory_alignment_ = status.stx_dio_mem_align;
+    offset_alignment_ = status.stx_dio_offset_align;
+  }
+  return {};
+}
+
+int RawDisk::FdFor(virtio::Segments segments, std::uint64_t offset) const {
+  if (!direct_.valid()) return fd_.get();
+  const auto aligned = [this](const virtio::Segment& segment) {
+    return reinterpret_cast<std::uintptr_t>(segment.iov_base) % memory_alignment_ == 0 &&
+           segment.iov_len % offset_alignment_ == 0;
+  };
+  // The kernel keeps both ways to the file consistent.
+  const bool fits = offset % offset_alignment_ == 0 && std::ranges::all_of(segments, aligned);
+  return fits ? direct_.get() : fd_.get();
 }
 
 Result<> RawDisk::RefreshSize() {
@@ -162,18 +203,26 @@ Result<> RawDisk::RefreshSize() {
 bool RawDisk::Read(std::vector<virtio::Segment> segments, std::uint64_t offset,
                    std::uint64_t& transferred) const {
   return TransferAll(segments, offset, transferred,
-                     [this](const iovec* list, int count, off_t position) {
-                       return ::preadv(fd_.get(), list, count, position);
+                     [fd = FdFor(segments, offset)](const iovec* list, int count, off_t position) {
+                       return ::preadv(fd, list, count, position);
                      });
+}
+
+bool RawDisk::ReadAtHand(virtio::Segments segments, std::uint64_t offset) const {
+  if (direct_.valid() || segments.size() > IOV_MAX) return false;
+  const ssize_t done = ::preadv2(fd_.get(), segments.data(), static_cast<int>(segments.size()),
+                                 static_cast<off_t>(offset), RWF_NOWAIT);
+  return done >= 0 && static_cast<std::uint64_t>(done) == virtio::TotalBytes(segments);
 }
 
 bool RawDisk::Write(std::vector<virtio::Segment> segments, std::uint64_t offset, bool durable,
                     std::uint64_t& transferred) const {
   const int flags = durable ? RWF_DSYNC : 0;
-  return TransferAll(segments, offset, transferred,
-                     [this, flags](const iovec* list, int count, off_t position) {
-                       return ::pwritev2(fd_.get(), list, count, position, flags);
-                     });
+  return TransferAll(
+      segments, offset, transferred,
+      [fd = FdFor(segments, offset), flags](const iovec* list, int count, off_t position) {
+        return ::pwritev2(fd, list, count, position, flags);
+      });
 }
 
 bool RawDisk::Flush() const {

@@ -41,43 +41,72 @@ std::uint64_t BlockRequest::DataBytes() const {
   return header_.type == block::kTypeOut ? virtio::TotalBytes(input_) : 0;
 }
 
-BlockResult BlockRequest::Execute(const Disk& disk, const BlockId& id, bool durable) {
-  BlockResult result{.type = header_.type};
-  // Without a place for the status nothing is done: the driver could not know.
-  if (status_ == nullptr) return result;
-  std::uint64_t written = 0;  // To the guest, from the start of its buffer.
-  if (!has_header_) {
-    result.status = Status::kIoError;
-  } else {
-    switch (header_.type) {
-      case block::kTypeIn:
-        result.status = Read(disk, result.transferred);
-        written = result.transferred;
-        break;
-      case block::kTypeOut:
-        result.status = Write(disk, durable, result.transferred);
-        break;
-      case block::kTypeFlush:
-        result.status = Flush(disk);
-        break;
-      case block::kTypeGetId:
-        result.status = GetId(id, written);
-        break;
-      case block::kTypeDiscard:
-      case block::kTypeWriteZeroes:
-        result.status = Ranges(disk);
-        if (durable && result.status == Status::kOk) result.status = Flush(disk);
-        break;
-      default:
-        result.status = Status::kUnsupported;
-    }
+bool BlockRequest::NeedsNoWait(const Disk& disk, bool durable) const {
+  if (status_ == nullptr || !has_header_) return true;
+  switch (header_.type) {
+    case block::kTypeOut:
+      return !durable && disk.writes_to_memory();
+    case block::kTypeIn:
+    case block::kTypeFlush:
+    case block::kTypeDiscard:
+    case block::kTypeWriteZeroes:
+      return false;
+    default:
+      return true;
   }
-  *status_ = static_cast<std::byte>(result.status);
+}
+
+std::optional<BlockResult> BlockRequest::ExecuteAtHand(const Disk& disk, const BlockId& id,
+                                                       bool durable) {
+  if (NeedsNoWait(disk, durable)) return Execute(disk, id, durable);
+  if (header_.type != block::kTypeIn) return std::nullopt;
+  const auto offset = DataOffset(disk, output_);
+  if (!offset) return Finish(Status::kIoError, 0, 0);
+  if (!disk.ReadAtHand(output_, *offset)) return std::nullopt;
+  return Finish(Status::kOk, output_bytes_, output_bytes_);
+}
+
+BlockResult BlockRequest::Execute(const Disk& disk, const BlockId& id, bool durable) {
+  // Without a place for the status nothing is done: the driver could not know.
+  if (status_ == nullptr) return {.type = header_.type};
+  if (!has_header_) return Finish(Status::kIoError, 0, 0);
+  Status status = Status::kUnsupported;
+  std::uint64_t transferred = 0;
+  std::uint64_t written = 0;
+  switch (header_.type) {
+    case block::kTypeIn:
+      status = Read(disk, transferred);
+      written = transferred;
+      break;
+    case block::kTypeOut:
+      status = Write(disk, durable, transferred);
+      break;
+    case block::kTypeFlush:
+      status = Flush(disk);
+      break;
+    case block::kTypeGetId:
+      status = GetId(id, written);
+      break;
+    case block::kTypeDiscard:
+    case block::kTypeWriteZeroes:
+      status = Ranges(disk);
+      if (durable && status == Status::kOk) status = Flush(disk);
+      break;
+    default:
+      break;
+  }
+  return Finish(status, transferred, written);
+}
+
+BlockResult BlockRequest::Finish(Status status, std::uint64_t transferred, std::uint64_t written) {
+  *status_ = static_cast<std::byte>(status);
   // §2.7.8.2: a length that is too short is safe, one that is too long is not. The
   // status byte counts only when all before it was written.
   const std::uint64_t used = written == output_bytes_ ? written + 1 : written;
-  result.used_length = static_cast<std::uint32_t>(used);
-  return result;
+  return {.status = status,
+          .type = header_.type,
+          .transferred = transferred,
+          .used_length = static_cast<std::uint32_t>(used)};
 }
 
 std::optional<std::uint64_t> BlockRequest::DataOffset(const Disk& disk,

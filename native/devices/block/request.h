@@ -31,11 +31,17 @@ class BlockRequest {
 
   // How much is read or written; nothing for other requests.
   [[nodiscard]] std::uint64_t DataBytes() const;
-  // Does the work and writes the status byte. Blocks for the disk. `durable`: what changes the
+  // Each does the work and writes the status byte; one of them, once. `durable`: what changes the
   // disk is on it before the status is written.
+  // Nothing where the disk may have to be waited for: Execute() is to do it then.
+  std::optional<BlockResult> ExecuteAtHand(const Disk& disk, const BlockId& id, bool durable);
   BlockResult Execute(const Disk& disk, const BlockId& id, bool durable);
 
  private:
+  // Whether the disk has nothing to do with it, or only copies.
+  [[nodiscard]] bool NeedsNoWait(const Disk& disk, bool durable) const;
+  // Writes the status byte; `written` bytes went to the start of the guest's buffer.
+  BlockResult Finish(block::Status status, std::uint64_t transferred, std::uint64_t written);
   [[nodiscard]] block::Status Read(const Disk& disk, std::uint64_t& transferred);
   [[nodiscard]] block::Status Write(const Disk& disk, bool durable, std::uint64_t& transferred);
   // Where the data begins on the disk, or nothing when it is not wholly on it.

@@ -3,6 +3,7 @@
 #include <array>
 
 #include "virtio/abi.h"
+#include "virtio/service_queue.h"
 
 namespace embervm::devices {
 
@@ -27,11 +28,10 @@ Result<> ConsoleDevice::Activate(const virtio::DeviceContext& context) {
 
 void ConsoleDevice::Notify(std::uint16_t queue) {
   if (context_ == nullptr || queue != kTransmitQueue) return;
-  virtio::ServiceQueue(*context_, queue, kBudgetPerTurn,
-                       [this](const virtio::Chain& chain) -> std::uint32_t {
-                         ring_.Append(chain.readable());
-                         return 0;
-                       });
+  virtio::ServiceQueue(*context_, queue, kBudgetPerTurn, [this](const virtio::Chain& chain) {
+    ring_.Append(chain.readable());
+    return virtio::Outcome::Used(0);
+  });
 }
 
 }  // namespace embervm::devices

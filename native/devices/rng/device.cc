@@ -7,6 +7,7 @@
 #include <cerrno>
 
 #include "virtio/abi.h"
+#include "virtio/service_queue.h"
 
 namespace embervm::devices {
 
@@ -47,7 +48,7 @@ Result<> RngDevice::Activate(const virtio::DeviceContext& context) {
 void RngDevice::Notify(std::uint16_t queue) {
   if (context_ == nullptr) return;
   virtio::ServiceQueue(*context_, queue, kBudgetPerTurn, [](const virtio::Chain& chain) {
-    return FillWithEntropy(chain.writable());
+    return virtio::Outcome::Used(FillWithEntropy(chain.writable()));
   });
 }
 

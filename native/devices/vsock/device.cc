@@ -6,6 +6,7 @@
 
 #include "base/bytes.h"
 #include "virtio/abi.h"
+#include "virtio/service_queue.h"
 
 namespace embervm::devices {
 

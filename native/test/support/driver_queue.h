@@ -162,6 +162,8 @@ class DriverQueue {
   [[nodiscard]] std::uint16_t used_index() const {
     return Word(device_ring_ + 2).load(std::memory_order_acquire);
   }
+  // How far PopUsed() came.
+  [[nodiscard]] std::uint16_t next_used() const { return next_used_; }
   [[nodiscard]] std::uint16_t avail_event() const {
     return Word(device_ring_ + kRingHeader + size_ * 8U).load();
   }
