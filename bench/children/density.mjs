@@ -7,8 +7,8 @@ import { Sandbox } from '../../dist/index.js';
 const MACHINES = Number(process.argv[2] ?? 100);
 const AT_ONCE = 2;
 const KIB = 1024;
-// A guest's kernel reseeds its random numbers ever more seldom in its first two minutes, then once a
-// minute: as long as what is watched is.
+// A guest's kernel takes random numbers from the host ever more seldom in its first two minutes, then
+// once a minute: as long as what is watched is.
 const SETTLE_MS = 120_000;
 const IDLE_MS = 60_000;
 const OPTIONS = { memoryMib: 128, bootTimeoutMs: 300_000, quietLogs: true };
