@@ -24,7 +24,7 @@ export interface FixtureImage {
   diffIds: string[];
 }
 
-export function sha256(bytes: Uint8Array): string {
+export function digestOf(bytes: Uint8Array): string {
   return `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 }
 
@@ -32,7 +32,7 @@ export function blobOf(content: Uint8Array | object, mediaType: string): Blob {
   const bytes = Buffer.from(
     content instanceof Uint8Array ? content : Buffer.from(JSON.stringify(content)),
   );
-  return { bytes, digest: sha256(bytes), mediaType };
+  return { bytes, digest: digestOf(bytes), mediaType };
 }
 
 export function descriptor(blob: Blob, more: object = {}): object {
@@ -73,7 +73,7 @@ export async function makeImage(options: FixtureOptions = {}): Promise<FixtureIm
   const layers = tars.map((tar, n) =>
     n % 2 === 0 ? blobOf(gzipSync(tar), OCI.gzip) : blobOf(tar, OCI.layer),
   );
-  const diffIds = tars.map(sha256);
+  const diffIds = tars.map(digestOf);
   const config = blobOf(
     { os: 'linux', architecture, rootfs: { type: 'layers', diff_ids: diffIds }, ...options.config },
     OCI.config,

@@ -1,6 +1,5 @@
 /** An image made of tar archives by a test, and a source that counts what is asked of it. */
 import { execFileSync } from 'node:child_process';
-import { createHash } from 'node:crypto';
 import { gzipSync } from 'node:zlib';
 import type {
   ImageContents,
@@ -9,13 +8,10 @@ import type {
   LayerDescriptor,
   OpenBlobOptions,
 } from '../../lib/image/source.js';
+import { digestOf } from './image-fixture.js';
 
 export interface MadeLayer extends LayerDescriptor {
   bytes: Buffer;
-}
-
-export function digestOf(bytes: Uint8Array): string {
-  return `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 }
 
 export function layerOf(tar: Buffer, compression: LayerCompression = 'gzip'): MadeLayer {

@@ -10,7 +10,7 @@ import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { afterEach } from 'vitest';
 import type { ImageSource } from '../../lib/image/source.js';
-import { type Blob, type FixtureImage, sha256 } from './image-fixture.js';
+import { type Blob, digestOf, type FixtureImage } from './image-fixture.js';
 
 export interface Hit {
   method: string;
@@ -145,7 +145,7 @@ export async function fetchLayers(source: ImageSource): Promise<string[]> {
   try {
     const { layers } = await source.resolve({});
     const blobs = layers.map(async (layer) =>
-      sha256(await collect(await source.openBlob(layer, {}))),
+      digestOf(await collect(await source.openBlob(layer, {}))),
     );
     return await Promise.all(blobs);
   } finally {

@@ -16,7 +16,8 @@ import { promisify } from 'node:util';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { Image } from '../../lib/image/image.js';
 import { packageRoot } from '../../lib/native/package-root.js';
-import { digestOf, layerOf, type MadeLayer, MadeSource } from '../helpers/image-source.js';
+import { digestOf } from '../helpers/image-fixture.js';
+import { layerOf, type MadeLayer, MadeSource } from '../helpers/image-source.js';
 import { useKillAtStep } from '../helpers/kill-at-step.js';
 
 const run = promisify(execFile);

@@ -10,7 +10,7 @@ import { packageRoot } from '../../lib/native/package-root.js';
 import { account, DebianRegistry } from '../helpers/debian-registry.js';
 import { makeDirectory } from '../helpers/directory.js';
 import { BOOT_TIMEOUT_MS, describeGuest, useHome } from '../helpers/guest.js';
-import { sha256 } from '../helpers/image-fixture.js';
+import { digestOf } from '../helpers/image-fixture.js';
 import { collect } from '../helpers/loopback-registry.js';
 import { rejection } from '../helpers/rejection.js';
 
@@ -23,7 +23,9 @@ async function pull(source: ImageSource): Promise<typeof original> {
   try {
     const contents = await source.resolve({});
     const blobs = await Promise.all(
-      contents.layers.map(async (layer) => sha256(await collect(await source.openBlob(layer, {})))),
+      contents.layers.map(async (layer) =>
+        digestOf(await collect(await source.openBlob(layer, {}))),
+      ),
     );
     return { contents, blobs };
   } finally {

@@ -9,11 +9,11 @@ import { useDirectory } from '../helpers/directory.js';
 import {
   blobOf,
   descriptor,
+  digestOf,
   type FixtureImage,
   makeImage,
   makeIndex,
   OCI,
-  sha256,
   type TarFile,
   tarOf,
 } from '../helpers/image-fixture.js';
@@ -33,7 +33,7 @@ async function read(source: Source): Promise<{ digests: string[]; reference: str
     const { layers, reference } = await source.resolve({});
     const digests: string[] = [];
     for (const layer of layers) {
-      digests.push(sha256(await collect(await source.openBlob(layer, {}))));
+      digests.push(digestOf(await collect(await source.openBlob(layer, {}))));
     }
     return { digests, reference };
   } finally {

@@ -7,7 +7,7 @@ import { findCredentials } from '../../lib/image/registry/docker-config.js';
 import { endpointsOf } from '../../lib/image/registry/endpoint.js';
 import { RegistrySource } from '../../lib/image/sources/registry.js';
 import { useDirectory } from '../helpers/directory.js';
-import { type FixtureImage, makeImage, sha256 } from '../helpers/image-fixture.js';
+import { digestOf, type FixtureImage, makeImage } from '../helpers/image-fixture.js';
 import {
   collect,
   fetchLayers,
@@ -98,7 +98,7 @@ describe('tokens', () => {
     server.good = ['t2'];
     const again = Array.from({ length: 4 }, () => layers).flat();
     const digests = await Promise.all(
-      again.map(async (layer) => sha256(await collect(await source.openBlob(layer, {})))),
+      again.map(async (layer) => digestOf(await collect(await source.openBlob(layer, {})))),
     );
     expect(new Set(digests)).toEqual(new Set(image.layers.map(({ digest }) => digest)));
     expect(server.tokens.hits).toHaveLength(2);

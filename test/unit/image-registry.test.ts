@@ -2,7 +2,14 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import type { RegistryOptions } from '../../lib/config/registry.js';
 import { RegistrySource } from '../../lib/image/sources/registry.js';
-import { blobOf, descriptor, makeImage, makeIndex, OCI, sha256 } from '../helpers/image-fixture.js';
+import {
+  blobOf,
+  descriptor,
+  digestOf,
+  makeImage,
+  makeIndex,
+  OCI,
+} from '../helpers/image-fixture.js';
 import {
   collect,
   type LoopbackRegistry,
@@ -58,7 +65,7 @@ describe('an image of a registry', () => {
     expect(Buffer.from(contents.config)).toEqual(image.config.bytes);
     expect(contents.layers.map(({ compression }) => compression)).toEqual(['gzip', 'none']);
     expect(contents.layers.map(({ diffId }) => diffId)).toEqual(image.diffIds);
-    expect(layers.map(sha256)).toEqual(image.layers.map(({ digest }) => digest));
+    expect(layers.map(digestOf)).toEqual(image.layers.map(({ digest }) => digest));
     expect(registry.hits.every(({ headers }) => headers.authorization === undefined)).toBe(true);
   });
 
@@ -91,7 +98,9 @@ describe('an image of a registry', () => {
     const [layer] = (await source.resolve({})).layers;
     if (layer === undefined) throw new Error('no layer');
     const rest = await collect(await source.openBlob(layer, { offset: 1000 }));
-    expect(sha256(rest)).toBe(sha256(image.layers[0]?.bytes.subarray(1000) ?? rest.subarray(1)));
+    expect(digestOf(rest)).toBe(
+      digestOf(image.layers[0]?.bytes.subarray(1000) ?? rest.subarray(1)),
+    );
     expect(registry.hits.at(-1)?.headers.range).toBe('bytes=1000-');
     await source.close();
   });
@@ -418,7 +427,7 @@ describe('TLS', () => {
     expect((await rejection(pull(sourceOf(registry, 'app:1', wrong)))).code).toBe(error.code);
     const trusted = { registries: { [registry.host]: { ca: cert } } };
     const { layers } = await pull(sourceOf(registry, 'app:1', trusted));
-    expect(layers.map(sha256)).toEqual(image.layers.map(({ digest }) => digest));
+    expect(layers.map(digestOf)).toEqual(image.layers.map(({ digest }) => digest));
   });
 
   it('is not given up by a redirect', async () => {

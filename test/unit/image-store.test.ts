@@ -24,7 +24,8 @@ import { pull } from '../../lib/image/store/pull.js';
 import type { StoredImage } from '../../lib/image/store/records.js';
 import { newPin } from '../../lib/state/image-pin.js';
 import { useFreshHome } from '../helpers/home.js';
-import { digestOf, layerOf, type MadeLayer, MadeSource } from '../helpers/image-source.js';
+import { digestOf } from '../helpers/image-fixture.js';
+import { layerOf, type MadeLayer, MadeSource } from '../helpers/image-source.js';
 import { rejection } from '../helpers/rejection.js';
 
 const scratch = mkdtempSync(join(tmpdir(), 'embervm-store-'));
