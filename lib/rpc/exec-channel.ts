@@ -53,20 +53,33 @@ export class ExecChannel implements CommandChannel {
 
   /** Asks the agent to start a process; how that went is the first event. */
   static async start(connection: Duplex, start: ExecStart): Promise<ExecChannel> {
+    const value = {
+      ...start,
+      cwd: start.cwd ?? '',
+      user: start.user ?? '',
+      terminal: start.terminal,
+      rlimits: start.rlimits ?? [],
+      restricted: start.restricted ?? false,
+      init: start.init ?? false,
+    };
+    return ExecChannel.#open(connection, { $case: 'start', value }, start.stdin);
+  }
+
+  /** Goes on with the init of a guest that a snapshot was taken of, from where it was. */
+  static async takeUp(connection: Duplex, execId: bigint): Promise<ExecChannel> {
+    return ExecChannel.#open(connection, { $case: 'takeUp', value: execId }, false);
+  }
+
+  static async #open(
+    connection: Duplex,
+    request: ExecRequest['request'],
+    stdin: boolean,
+  ): Promise<ExecChannel> {
     const client = new TtrpcClient(connection);
     try {
       const stream = await client.openStream('embervm.agent.v1.Process', 'Exec');
-      const value = {
-        ...start,
-        cwd: start.cwd ?? '',
-        user: start.user ?? '',
-        terminal: start.terminal,
-        rlimits: start.rlimits ?? [],
-        restricted: start.restricted ?? false,
-        init: start.init ?? false,
-      };
-      await stream.send(encode(ExecRequest, { request: { $case: 'start', value } }));
-      if (!start.stdin) await stream.closeSend();
+      await stream.send(encode(ExecRequest, { request }));
+      if (!stdin) await stream.closeSend();
       return new ExecChannel(client, stream);
     } catch (error) {
       client.close();

@@ -9,7 +9,7 @@ import type { SandboxDir } from '../state/sandbox-dir.js';
 import type { StateWriter } from '../state/state-writer.js';
 import { SandboxCore } from './core.js';
 import { SandboxFiles } from './files.js';
-import { INIT_EXEC_ID, type InitProcess, startInit } from './init.js';
+import { INIT_EXEC_ID, type InitProcess, startInit, takeUpInit } from './init.js';
 import type { SandboxMounts } from './mounts.js';
 import { installScripts } from './scripts.js';
 import type { BootReport } from './types.js';
@@ -39,6 +39,8 @@ export interface BootPlace {
   cpus?: number | undefined;
   /** Paths at which its memory has one already. */
   mounted?: ReadonlySet<string> | undefined;
+  /** Its memory has an init that runs. */
+  hasInit?: boolean | undefined;
 }
 
 interface WatchedVm extends Vm {
@@ -158,11 +160,14 @@ export class Boot {
     if (init === undefined) return undefined;
     this.#clock.begin('init');
     const restricted = securityProfile === 'restricted';
-    const { logs } = this.#place;
+    const { logs, hasInit = false } = this.#place;
     const onOutput = (source: 'stdout' | 'stderr', data: Uint8Array): Promise<void> | undefined =>
       logs?.write({ source, execId: INIT_EXEC_ID, data });
+    const begun = hasInit
+      ? takeUpInit(machine, onOutput)
+      : startInit(machine, init, { env, restricted, onOutput });
     try {
-      return await watch.during(startInit(machine, init, { env, restricted, onOutput }));
+      return await watch.during(begun);
     } catch (cause) {
       if (!(cause instanceof ExecError)) throw cause;
       throw watch.failure(`its init did not start: ${cause.message}`, { cause });

@@ -101,7 +101,6 @@ export class SandboxCore implements ExecHost {
       machine: parts.machine,
       diskPath: parts.diskPath,
       guest: guestOf(parts.bootReport),
-      hasInit: parts.init !== undefined,
       hasMounts: parts.mounts?.hasDevices ?? false,
       base: parts.assets.base,
       image: parts.image,

@@ -102,14 +102,21 @@ async function createFrom(
   const options = parseSandboxOptions(merged);
   const find = (): Promise<SandboxRoot | undefined> => rootAgain(saved.image, options.image);
   const root = await find();
-  const before = saved.kind === 'memory' ? memoryMounts(saved.options.mounts) : {};
+  const goesOn = saved.kind === 'memory';
+  const before = goesOn ? memoryMounts(saved.options.mounts) : {};
   const mounted = new Set(
     Object.keys(before).flatMap((path) =>
       input.mounts?.[path] === undefined ? [mountPath(path)] : [],
     ),
   );
-  const cpus = saved.kind === 'memory' ? input.cpus : cpusToBring(options);
-  return create(savedFactory(saved), options, merged, clock, { root, find, mounted, cpus });
+  const cpus = goesOn ? input.cpus : cpusToBring(options);
+  return create(savedFactory(saved), options, merged, clock, {
+    root,
+    find,
+    mounted,
+    hasInit: goesOn,
+    cpus,
+  });
 }
 
 /** A root, and how it is found again where somebody removes it before the sandbox holds it. */
@@ -118,6 +125,8 @@ interface ChosenRoot {
   find: () => Promise<SandboxRoot | undefined>;
   /** Paths at which its memory has a mount already. */
   mounted?: ReadonlySet<string>;
+  /** Its memory has the init, if it has one. */
+  hasInit?: boolean;
   /** To have on line; `undefined`: those that are. */
   cpus: number | undefined;
 }
@@ -170,6 +179,7 @@ async function create(
       ...placeOf(config, directory, state, options, root),
       mounts,
       mounted: chosen?.mounted,
+      hasInit: chosen?.hasInit,
       cpus: chosen === undefined ? cpusToBring(options) : chosen.cpus,
     };
     return await boot(factory, options, clock, assets, place, recorded);

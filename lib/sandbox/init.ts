@@ -59,6 +59,22 @@ export async function startInit(
   throw last;
 }
 
+/** That of a guest which goes on from a snapshot or a fork, where it runs already. */
+export async function takeUpInit(
+  machine: Machine,
+  onOutput: InitContext['onOutput'],
+): Promise<InitProcess> {
+  const connection = await machine.connectVsock(AGENT_PORT, {});
+  const channel = await ExecChannel.takeUp(connection, INIT_EXEC_ID);
+  try {
+    await channel.receive();
+  } catch (error) {
+    channel.close();
+    throw error;
+  }
+  return { ended: follow(channel, onOutput) };
+}
+
 async function started(channel: ExecChannel, program: string): Promise<void> {
   const event = await channel.receive();
   if (event?.type === 'failed') throw failedToStart(program, event);

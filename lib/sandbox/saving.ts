@@ -3,7 +3,7 @@
 import { join } from 'node:path';
 import type { SandboxOptions } from '../config/sandbox.js';
 import type { ResolvedSaveOptions } from '../config/snapshot.js';
-import { abortedError, ConfigError, MachineError } from '../errors.js';
+import { abortedError, MachineError } from '../errors.js';
 import type { Machine } from '../machine/machine.js';
 import { copyDisk } from '../state/disk-copy.js';
 import type { ImagePin } from '../state/image-pin.js';
@@ -21,7 +21,6 @@ export interface SavingParts {
   machine: Machine;
   diskPath: string;
   guest: TemplateGuest;
-  hasInit: boolean;
   /** It mounts something of the host. */
   hasMounts: boolean;
   /** The read-only part of its root, and the image that it is of. */
@@ -50,7 +49,6 @@ export class Saving {
 
   async snapshot(options: ResolvedSaveOptions): Promise<StoredSnapshot> {
     const { name: source } = this.#parts;
-    this.#requireNoInit('snapshot');
     this.#requireNoMounts('snapshot');
     if (this.#busy) {
       throw new MachineError(
@@ -69,7 +67,6 @@ export class Saving {
 
   /** The caller calls `release` when the copy runs, or will not. */
   async forkPoint(): Promise<{ saved: SavedSandbox; release: () => Promise<void> }> {
-    this.#requireNoInit('fork');
     this.#requireNoMounts('fork');
     this.#next ??= this.#beginForkPoint();
     const point = this.#next;
@@ -155,17 +152,6 @@ export class Saving {
       `a ${what} of a running sandbox that mounts directories, volumes or disks is not possible. ` +
         'Stop it, and take a snapshot of its disk',
       { context: { name: this.#parts.name, option: 'mounts' } },
-    );
-  }
-
-  /** Its end would go unnoticed: what reports it is a stream, and these do not survive. */
-  #requireNoInit(what: 'snapshot' | 'fork'): void {
-    if (!this.#parts.hasInit) return;
-    throw new ConfigError(
-      'ERR_UNSUPPORTED',
-      `a ${what} of a running sandbox with an init is not supported by this version. Stop it, and ` +
-        'take a snapshot of its disk',
-      { context: { option: 'init' } },
     );
   }
 }

@@ -35,20 +35,6 @@ static void destroy(struct loop_garbage* garbage) {
   free(CONTAINER_OF(garbage, struct exec, garbage));
 }
 
-static void release_connection(struct exec* exec) {
-  if (exec->holding) {
-    exec->holding = false;
-    connection_unhold(exec->stream.connection);
-  }
-}
-
-static void close_input(struct exec* exec) {
-  loop_watch_close(&exec->input);
-  buffer_release(&exec->pending);
-  exec->input_ended = true;
-  release_connection(exec);
-}
-
 // Lets go of everything but the process.
 static void dispose(struct exec* exec) {
   for (struct exec** at = &execs; *at != NULL; at = &(*at)->next) {
@@ -57,7 +43,7 @@ static void dispose(struct exec* exec) {
       break;
     }
   }
-  close_input(exec);
+  exec_close_input(exec);
   for (size_t i = 0; i < EXEC_OUTPUTS; i++) {
     loop_watch_close(&exec->outputs[i].watch);
   }
@@ -67,8 +53,27 @@ static void dispose(struct exec* exec) {
   loop_discard(&exec->garbage);
 }
 
+// The process goes on without a stream, and waits when its pipes are full.
+static void leave(struct exec* exec) {
+  exec_close_input(exec);
+  loop_timer_stop(&exec->grace);
+  loop_timer_stop(&exec->deadline);
+  for (size_t i = 0; i < EXEC_OUTPUTS; i++) {
+    if (exec->outputs[i].watch.fd >= 0) {
+      loop_watch_set(&exec->outputs[i].watch, 0);
+    }
+    exec->outputs[i].blocked = false;
+  }
+  exec->left = true;
+}
+
 static void on_aborted(struct stream* stream) {
   struct exec* exec = CONTAINER_OF(stream, struct exec, stream);
+  // A machine that goes on from a snapshot has lost all streams, and its init must not end for it.
+  if (exec->is_init && exec->state != EXEC_WAITING) {
+    leave(exec);
+    return;
+  }
   // Nobody is there to hear from it. The reaper collects it like an orphan. One
   // that has a terminal is hung up by the end of that.
   if (exec->pid > 0 && !terminal_is_open(&exec->terminal)) {
@@ -112,7 +117,7 @@ static void send_started(struct exec* exec) {
 
 // Sends the exit once nothing is owed. The exec is gone when it could be sent.
 static void try_finish(struct exec* exec) {
-  if (exec->state != EXEC_ENDED) {
+  if (exec->state != EXEC_ENDED || exec->left) {
     return;
   }
   bool held = false;
@@ -226,8 +231,12 @@ static void on_ended(struct exec* exec, int status) {
   exec->pid = 0;
   exec->status = status;
   exec->state = EXEC_ENDED;
+  if (exec->left) {
+    // Whoever takes it up is told, and of what is in the pipes.
+    return;
+  }
   loop_timer_stop(&exec->deadline);
-  close_input(exec);
+  exec_close_input(exec);
   for (size_t i = 0; i < EXEC_OUTPUTS; i++) {
     struct exec_output* output = &exec->outputs[i];
     if (output->watch.fd < 0) {
@@ -262,7 +271,7 @@ void exec_settle_all(void) {
   for (struct exec* exec = execs; exec != NULL; exec = next) {
     next = exec->next;
     // A connection that is closed along the way takes all of its streams with it.
-    if (exec->state != EXEC_ENDED || exec->stream.connection->closed) {
+    if (exec->state != EXEC_ENDED || exec->left || exec->stream.connection->closed) {
       continue;
     }
     for (size_t i = 0; i < EXEC_OUTPUTS; i++) {
@@ -276,83 +285,19 @@ void exec_settle_all(void) {
   }
 }
 
-// --- Input
+// --- The stream
 
-// Writes without waiting and returns how much was taken; closes the pipe when its
-// reader is gone, which is the process's own affair and not an error.
-static size_t write_input(struct exec* exec, const uint8_t* bytes, size_t length) {
-  size_t written = 0;
-  while (written < length) {
-    const ssize_t count = write(exec->input.fd, bytes + written, length - written);
-    if (count >= 0) {
-      written += (size_t)count;
-    } else if (errno == EAGAIN) {
-      break;
-    } else if (errno != EINTR) {
-      close_input(exec);
-      return length;
+// False when the stream has failed.
+static bool watch_outputs(struct exec* exec) {
+  for (size_t i = 0; i < EXEC_OUTPUTS; i++) {
+    struct loop_watch* watch = &exec->outputs[i].watch;
+    if (watch->fd >= 0 && loop_watch_set(watch, EPOLLIN) < 0) {
+      stream_fail(&exec->stream, TTRPC_RESOURCE_EXHAUSTED, "no memory to watch the output");
+      return false;
     }
   }
-  return written;
+  return true;
 }
-
-static void on_input(struct loop_watch* watch, uint32_t events) {
-  struct exec* exec = CONTAINER_OF(watch, struct exec, input);
-  (void)events;
-  const size_t written = write_input(exec, buffer_bytes(&exec->pending), exec->pending.length);
-  if (exec->input.fd < 0) {
-    return;
-  }
-  buffer_consume(&exec->pending, written);
-  if (exec->pending.length > 0) {
-    return;
-  }
-  if (exec->input_ended) {
-    close_input(exec);
-  } else {
-    loop_watch_set(&exec->input, 0);
-    release_connection(exec);
-  }
-}
-
-static void take_input(struct exec* exec, const uint8_t* bytes, size_t length) {
-  if (length > AGENT_MAX_STDIN_MESSAGE) {
-    stream_fail(&exec->stream, TTRPC_INVALID_ARGUMENT, "a stdin message is over 64 KiB");
-    return;
-  }
-  if (terminal_is_open(&exec->terminal)) {
-    stream_fail(&exec->stream, TTRPC_INVALID_ARGUMENT,
-                "the input of a terminal travels on its raw stream");
-    return;
-  }
-  if (exec->input.fd < 0 || exec->input_ended) {
-    return;
-  }
-  // Frames are held back while something is pending, so nothing is here.
-  const size_t written = write_input(exec, bytes, length);
-  const size_t rest = length - written;
-  if (rest == 0 || exec->input.fd < 0) {
-    return;
-  }
-  uint8_t* to = buffer_reserve(&exec->pending, rest);
-  if (to == NULL || loop_watch_set(&exec->input, EPOLLOUT) < 0) {
-    stream_fail(&exec->stream, TTRPC_RESOURCE_EXHAUSTED, "no memory for stdin");
-    return;
-  }
-  memcpy(to, bytes + written, rest);
-  buffer_commit(&exec->pending, rest);
-  exec->holding = true;
-  connection_hold(exec->stream.connection);
-}
-
-static void end_input(struct exec* exec) {
-  exec->input_ended = true;
-  if (exec->pending.length == 0) {
-    close_input(exec);
-  }
-}
-
-// --- The stream
 
 static void start(struct exec* exec, const ExecStart* request) {
   if (exec->state != EXEC_WAITING) {
@@ -381,18 +326,60 @@ static void start(struct exec* exec, const ExecStart* request) {
   if (!exec->stream.open) {
     return;
   }
-  for (size_t i = 0; i < EXEC_OUTPUTS; i++) {
-    if (loop_watch_set(&exec->outputs[i].watch, EPOLLIN) < 0) {
-      stream_fail(&exec->stream, TTRPC_RESOURCE_EXHAUSTED, "no memory to watch the output");
-      return;
-    }
+  if (!watch_outputs(exec)) {
+    return;
   }
   if (terminal_is_open(&exec->terminal) && !terminal_start(&exec->terminal)) {
     stream_fail(&exec->stream, TTRPC_RESOURCE_EXHAUSTED, "no memory to watch the terminal");
     return;
   }
   if (exec->stream.remote_closed) {
-    end_input(exec);
+    exec_end_input(exec);
+  }
+}
+
+static struct exec* find_init(uint64_t exec_id) {
+  for (struct exec* exec = execs; exec != NULL; exec = exec->next) {
+    if (exec->is_init && exec->id == exec_id) {
+      return exec;
+    }
+  }
+  return NULL;
+}
+
+// Goes on with the init where its last stream was lost.
+static void take_up(struct exec* exec, uint64_t exec_id) {
+  if (exec->state != EXEC_WAITING) {
+    stream_fail(&exec->stream, TTRPC_INVALID_ARGUMENT, "start was sent before");
+    return;
+  }
+  struct exec* from = find_init(exec_id);
+  if (from == NULL) {
+    stream_fail(&exec->stream, TTRPC_NOT_FOUND, "no init has that id");
+    return;
+  }
+  if (!from->left) {
+    // Lost, too, though the news of it has not come yet.
+    stream_fail(&from->stream, TTRPC_FAILED_PRECONDITION,
+                "the init was taken up by another stream");
+  }
+  const bool ended = from->state == EXEC_ENDED;
+  exec->state = EXEC_RUNNING;
+  exec->id = from->id;
+  exec->pid = from->pid;
+  exec->is_init = from->is_init;
+  const int status = from->status;
+  for (size_t i = 0; i < EXEC_OUTPUTS; i++) {
+    exec->outputs[i].watch.fd = from->outputs[i].watch.fd;
+    from->outputs[i].watch.fd = -1;
+  }
+  dispose(from);
+  send_started(exec);
+  if (!exec->stream.open || !watch_outputs(exec)) {
+    return;
+  }
+  if (ended) {
+    on_ended(exec, status);
   }
 }
 
@@ -405,13 +392,15 @@ static void on_message(struct stream* stream, const uint8_t* bytes, size_t lengt
   }
   if (request->request_case == EXEC_REQUEST(START)) {
     start(exec, request->start);
+  } else if (request->request_case == EXEC_REQUEST(TAKE_UP)) {
+    take_up(exec, request->take_up);
   } else if (exec->state == EXEC_WAITING) {
     stream_fail(stream, TTRPC_INVALID_ARGUMENT, "the first request must carry start");
   } else if (request->request_case == EXEC_REQUEST(STDIN)) {
-    take_input(exec, request->stdin.data, request->stdin.len);
+    exec_take_input(exec, request->stdin.data, request->stdin.len);
   } else if (request->request_case == EXEC_REQUEST(STDIN_CLOSE)) {
     if (request->stdin_close) {
-      end_input(exec);
+      exec_end_input(exec);
     }
   } else {
     stream_fail(stream, TTRPC_INVALID_ARGUMENT, "the request is empty or of an unknown kind");
@@ -423,7 +412,7 @@ static void on_remote_closed(struct stream* stream) {
   if (exec->state == EXEC_WAITING) {
     stream_fail(stream, TTRPC_INVALID_ARGUMENT, "the stream ended before start");
   } else {
-    end_input(exec);
+    exec_end_input(exec);
   }
 }
 
@@ -450,7 +439,7 @@ void exec_open(const struct call* call) {
     return;
   }
   exec->garbage.destroy = destroy;
-  exec->input = (struct loop_watch){.ready = on_input, .fd = -1};
+  exec_clear_input(exec);
   for (size_t i = 0; i < EXEC_OUTPUTS; i++) {
     exec->outputs[i].watch = (struct loop_watch){.ready = on_output, .fd = -1};
     exec->outputs[i].exec = exec;

@@ -1,5 +1,5 @@
-// What the two halves of Process.Exec share: exec.c moves bytes and watches the
-// end, exec_start.c turns a request into a process.
+// What the parts of Process.Exec share: exec.c moves output and watches the end,
+// exec_input.c moves input, exec_start.c turns a request into a process.
 #ifndef EMBERVM_AGENT_EXEC_PRIVATE_H_
 #define EMBERVM_AGENT_EXEC_PRIVATE_H_
 
@@ -41,6 +41,10 @@ struct exec {
   pid_t pid;
   int status;
   bool grace_over;
+  // It is the workload's init, which goes on when its stream is lost.
+  bool is_init;
+  // It has lost it, and nobody has taken it up.
+  bool left;
 
   struct loop_watch input;
   struct buffer pending;
@@ -65,6 +69,14 @@ struct exec_failure {
 
 // Whether a process with this id has not yet been reported as ended.
 bool exec_id_in_use(uint64_t exec_id);
+
+// --- Its input (exec_input.c)
+
+void exec_clear_input(struct exec* exec);
+void exec_take_input(struct exec* exec, const uint8_t* bytes, size_t length);
+// It closes when what is pending has been written.
+void exec_end_input(struct exec* exec);
+void exec_close_input(struct exec* exec);
 
 // Starts the process: sets pid and the descriptors. False with the failure.
 bool exec_start_process(struct exec* exec, const ExecStart* start, struct exec_failure* failure);

@@ -287,6 +287,8 @@ bool exec_start_process(struct exec* exec, const ExecStart* start, struct exec_f
   }
   exec->id = start->exec_id;
   exec->pid = result.pid;
+  // A terminal hangs up with its stream.
+  exec->is_init = start->init && start->terminal == NULL;
   exec->input.fd = stdio.ours[0];
   exec->outputs[EXEC_STDOUT].watch.fd = stdio.ours[1];
   exec->outputs[EXEC_STDERR].watch.fd = stdio.ours[2];

@@ -53,6 +53,42 @@ describeGuest('an init', () => {
   );
 
   test(
+    'goes on in a fork and in a snapshot, each by itself',
+    async () => {
+      const script =
+        'trap "echo told >&2" USR1; trap "exit 7" TERM; echo begun; while :; do sleep 0.2; done';
+      const sandbox = await Sandbox.create(
+        small({ init: { cmd: '/bin/sh', args: ['-c', script] } }),
+      );
+      const opened = [sandbox];
+      try {
+        const fork = await sandbox.fork();
+        opened.push(fork);
+        expect((await fork.exec('cat', ['/proc/1/cmdline'])).stdout).toContain('echo told');
+        await fork.exec('kill', ['-USR1', '1']);
+        const said = async (of: Sandbox): Promise<string> =>
+          (await of.logs({ sources: ['stdout', 'stderr'] })).map(({ text }) => text).join('');
+        await expect.poll(() => said(fork), { timeout: 60_000 }).toContain('told');
+        await fork.exec('kill', ['-TERM', '1']);
+        expect(await fork.waitUntilStopped()).toMatchObject({ reason: 'completed', exitCode: 7 });
+        // The one that was copied has heard of none of it.
+        expect(await said(sandbox)).not.toContain('told');
+        expect((await sandbox.exec('cat', ['/proc/1/comm'])).stdout).toBe('sh\n');
+
+        await sandbox.snapshot('with-init');
+        await sandbox.close();
+        const copy = await Sandbox.create({ snapshot: 'with-init', ephemeral: true });
+        opened.push(copy);
+        await copy.exec('kill', ['-TERM', '1']);
+        expect(await copy.waitUntilStopped()).toMatchObject({ reason: 'completed', exitCode: 7 });
+      } finally {
+        await Promise.all(opened.map((each) => each.close()));
+      }
+    },
+    2 * BOOT_TIMEOUT_MS,
+  );
+
+  test(
     'is found in the image',
     async () => {
       const sandbox = await Sandbox.create(small({ init: 'auto' }));

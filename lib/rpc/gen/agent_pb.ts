@@ -261,7 +261,12 @@ export interface ExecRequest {
   /** At most 64 KiB a message. */
   { $case: "stdin"; value: Uint8Array } | //
   /** True: stdin is at its end. */
-  { $case: "stdinClose"; value: boolean } | undefined;
+  { $case: "stdinClose"; value: boolean } | //
+  /**
+   * Instead of `start`: the init of this exec_id has lost its stream, because the
+   * machine goes on from a snapshot. What it writes from there on comes here.
+   */
+  { $case: "takeUp"; value: bigint } | undefined;
 }
 
 export interface ExecStarted {
@@ -2180,6 +2185,12 @@ export const ExecRequest: MessageFns<ExecRequest> = {
       case "stdinClose":
         writer.uint32(24).bool(message.request.value);
         break;
+      case "takeUp":
+        if (BigInt.asUintN(64, message.request.value) !== message.request.value) {
+          throw new globalThis.Error("value provided for field message.request.value of type uint64 too large");
+        }
+        writer.uint32(32).uint64(message.request.value);
+        break;
     }
     return writer;
   },
@@ -2219,6 +2230,14 @@ export const ExecRequest: MessageFns<ExecRequest> = {
             }
 
             message.request = { $case: "stdinClose", value: reader.bool() };
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.request = { $case: "takeUp", value: reader.uint64() as bigint };
             continue;
           }
         }

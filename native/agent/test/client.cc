@@ -207,6 +207,13 @@ std::string EncodeStart(const ExecSpec& spec) {
   return Pack(request.base);
 }
 
+std::string EncodeTakeUp(uint64_t exec_id) {
+  Embervm__Agent__V1__ExecRequest request = EMBERVM__AGENT__V1__EXEC_REQUEST__INIT;
+  request.request_case = EMBERVM__AGENT__V1__EXEC_REQUEST__REQUEST_TAKE_UP;
+  request.take_up = exec_id;
+  return Pack(request.base);
+}
+
 std::string EncodeStdin(const std::string& bytes) {
   Embervm__Agent__V1__ExecRequest request = EMBERVM__AGENT__V1__EXEC_REQUEST__INIT;
   request.request_case = EMBERVM__AGENT__V1__EXEC_REQUEST__REQUEST_STDIN;
@@ -306,6 +313,14 @@ bool Collect(const Frame& frame, ExecOutcome& outcome) {
   }
   embervm__agent__v1__exec_event__free_unpacked(event, nullptr);
   return false;
+}
+
+uint32_t TakeUpExec(Client& client, uint64_t exec_id) {
+  const uint32_t stream = client.NextStream();
+  REQUIRE(
+      client.Send(EncodeFrame({stream, kRequest, kRemoteOpen,
+                               EncodeRequest(kProcessService, "Exec", EncodeTakeUp(exec_id), 0)})));
+  return stream;
 }
 
 uint32_t StartExec(Client& client, const ExecSpec& spec) {

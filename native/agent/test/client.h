@@ -118,6 +118,8 @@ bool Collect(const Frame& frame, ExecOutcome& outcome);
 
 // Opens the stream and gives its id.
 uint32_t StartExec(Client& client, const ExecSpec& spec);
+// The same for an init that runs.
+uint32_t TakeUpExec(Client& client, uint64_t exec_id);
 // Feeds stdin and gathers the events until the stream ends.
 ExecOutcome FinishExec(Client& client, uint32_t stream, const ExecSpec& spec);
 ExecOutcome RunExec(const AgentProcess& agent, const ExecSpec& spec);

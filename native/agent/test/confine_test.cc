@@ -10,8 +10,10 @@
 namespace embervm::agent_test {
 namespace {
 
+constexpr int kNotFound = 5;
 constexpr int kResourceLimit = 6;
 constexpr int kBadRequest = 8;
+constexpr int kFailedPrecondition = 9;
 constexpr int kUnavailable = 14;
 
 ExecSpec Shell(const std::string& script) { return {.args = {"/bin/sh", "-c", script}}; }
@@ -109,6 +111,93 @@ TEST_CASE("the end of an init is the end of its processes") {
   REQUIRE(DecodeSignal(control.Call(kProcessService, "Signal", EncodeSignal(7, SIGKILL, false))));
   CHECK(FinishExec(client, stream, init).signal == SIGKILL);
   CHECK(FinishExec(other, beside, spec).signal == SIGKILL);
+}
+
+// What has come by the time that `out` ends with `end`.
+ExecOutcome Until(Client& client, const std::string& end) {
+  ExecOutcome outcome;
+  while (!outcome.out.ends_with(end)) {
+    const auto frame = client.Receive();
+    REQUIRE(frame.has_value());
+    REQUIRE(!Collect(*frame, outcome));
+  }
+  return outcome;
+}
+
+ExecSpec InitThatAnswers() {
+  ExecSpec init = Shell(
+      "trap 'echo alive' USR1; trap 'echo over; exit 5' TERM; echo begun; while :; do sleep 0.05; "
+      "done");
+  init.id = 7;
+  init.init = true;
+  return init;
+}
+
+TEST_CASE("an init that has lost its stream goes on, and another takes it up") {
+  AgentProcess agent;
+  const ExecSpec init = InitThatAnswers();
+  pid_t pid = 0;
+  {
+    Client client(agent.Connect());
+    StartExec(client, init);
+    pid = Until(client, "begun\n").pid;
+  }
+  Client client(agent.Connect());
+  const uint32_t stream = TakeUpExec(client, init.id);
+  CHECK(RunExec(agent, Shell("kill -USR1 1")).exit_code == 0);
+  const ExecOutcome outcome = Until(client, "alive\n");
+  CHECK(outcome.pid == pid);
+  CHECK(outcome.out == "alive\n");
+  CHECK(RunExec(agent, Shell("kill -TERM 1")).exit_code == 0);
+  const ExecOutcome end = FinishExec(client, stream, {});
+  CHECK(end.out == "over\n");
+  CHECK(end.exit_code == 5);
+}
+
+TEST_CASE("whoever takes up an init last has it, and who had it is told") {
+  AgentProcess agent;
+  Client first(agent.Connect());
+  const ExecSpec init = InitThatAnswers();
+  const uint32_t lost = StartExec(first, init);
+  Until(first, "begun\n");
+  Client second(agent.Connect());
+  const uint32_t stream = TakeUpExec(second, init.id);
+  REQUIRE(second.Receive().has_value());
+  CHECK(FinishExec(first, lost, {}).code == kFailedPrecondition);
+  CHECK(RunExec(agent, Shell("kill -TERM 1")).exit_code == 0);
+  CHECK(FinishExec(second, stream, {}).exit_code == 5);
+  // It is over and told: nobody can have it again.
+  Client third(agent.Connect());
+  CHECK(FinishExec(third, TakeUpExec(third, init.id), {}).code == kNotFound);
+}
+
+TEST_CASE("of an init that ended meanwhile there is its last output, and its end") {
+  AgentProcess agent;
+  const ExecSpec init = InitThatAnswers();
+  {
+    Client client(agent.Connect());
+    StartExec(client, init);
+    Until(client, "begun\n");
+  }
+  CHECK(RunExec(agent, Shell("kill -TERM 1")).exit_code == 0);
+  while (RunExec(agent, {.args = {"true"}}).code != kUnavailable) {
+    // Until its end has been seen.
+  }
+  Client client(agent.Connect());
+  const ExecOutcome end = FinishExec(client, TakeUpExec(client, init.id), {});
+  CHECK(end.out == "over\n");
+  CHECK(end.exit_code == 5);
+}
+
+TEST_CASE("nothing but an init is taken up") {
+  AgentProcess agent;
+  Client client(agent.Connect());
+  CHECK(FinishExec(client, TakeUpExec(client, 0), {}).code == kNotFound);
+  const ExecSpec spec{.args = {"sleep", "60"}, .id = 8};
+  StartExec(client, spec);
+  REQUIRE(client.Receive().has_value());
+  Client other(agent.Connect());
+  CHECK(FinishExec(other, TakeUpExec(other, 8), {}).code == kNotFound);
 }
 
 }  // namespace
