@@ -114,6 +114,7 @@ class DeviceRig final : private virtio::DeviceHost {
     interrupt_.release();
   }
   void PublishConfig(std::span<const std::byte>) override {}
+  void ShowConfig(std::span<const std::byte>) override {}
   void Kick(std::uint16_t queue) override { ::eventfd_write(kicks_[queue].get(), 1); }
   void Fail(Error error) override { Quit(error.message().c_str()); }
 

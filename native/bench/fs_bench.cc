@@ -134,6 +134,7 @@ class Driver final : private virtio::DeviceHost {
  private:
   void SignalQueues() override { interrupt_.release(); }
   void PublishConfig(std::span<const std::byte>) override {}
+  void ShowConfig(std::span<const std::byte>) override {}
   void Kick(std::uint16_t) override { Quit("the device could not read its queue"); }
   void Fail(Error error) override { bench::Quit(error.message().c_str()); }
 

@@ -76,6 +76,7 @@ class DeviceHarness final : private virtio::DeviceHost {
 
   void SignalQueues() override {}
   void PublishConfig(std::span<const std::byte>) override {}
+  void ShowConfig(std::span<const std::byte>) override {}
   void Kick(std::uint16_t queue) override { kicks_.fetch_or(1U << queue); }
   void Fail(Error) override { failed_ = true; }
 

@@ -10,6 +10,7 @@
 
 #include "devices/block/options.h"
 #include "devices/fs/options.h"
+#include "memory/guest_memory.h"
 
 namespace embervm::machine {
 
@@ -47,6 +48,21 @@ struct BalloonConfig {
   std::uint32_t actual_pages = 0;
 };
 
+// Memory that the guest can have beyond what it boots with, in bytes: whole mem::kBlockBytes.
+struct PluggableMemoryConfig {
+  std::uint64_t max_bytes = 0;
+  // How much of it the guest should have.
+  std::uint64_t requested_bytes = 0;
+  // What it has, by its place in the pluggable region: in a snapshot.
+  std::vector<GuestMemory::Extent> plugged;
+
+  // Of the region, for a guest that boots with `boot_bytes`.
+  [[nodiscard]] std::uint64_t RegionBytes(std::uint64_t boot_bytes) const {
+    const std::uint64_t alignment = GuestMemory::PluggableAlignment(boot_bytes);
+    return (max_bytes + alignment - 1) / alignment * alignment;
+  }
+};
+
 struct MachineConfig {
   std::string kernel_path;
   // Empty: the kernel needs none.
@@ -55,6 +71,8 @@ struct MachineConfig {
   std::string command_line;
   std::uint32_t vcpus = 1;
   std::uint64_t memory_mib = 0;
+  // Absent: it stays at that.
+  std::optional<PluggableMemoryConfig> pluggable;
   std::vector<DriveConfig> drives;
   // A machine that has some cannot be saved.
   std::vector<devices::FsOptions> shared_dirs;

@@ -83,6 +83,17 @@ Result<std::unique_ptr<DeviceSet>> DeviceSet::Create(const MachineConfig& config
     set->balloon_slot_ = set->slots_.size();
     EMBERVM_TRY(set->Add(std::move(balloon)));
   }
+  if (config.pluggable.has_value()) {
+    const GuestMemory::Region& region = *memory.pluggable_region();
+    auto mem = std::make_unique<devices::MemDevice>(
+        devices::MemOptions{.base = region.base,
+                            .region_bytes = region.size,
+                            .requested_bytes = config.pluggable->requested_bytes,
+                            .plugged = config.pluggable->plugged});
+    set->mem_ = mem.get();
+    set->mem_slot_ = set->slots_.size();
+    EMBERVM_TRY(set->Add(std::move(mem)));
+  }
   set->first_hotplug_slot_ = set->slots_.size();
   for (std::uint32_t slot = 0; slot < config.hotplug_slots; ++slot) {
     EMBERVM_TRY(set->AddEmptySlot());
@@ -276,6 +287,21 @@ void DeviceSet::RequestBalloonStatistics(Completion<devices::BalloonStatistics> 
   balloon_->RequestStatistics(std::move(done));
 }
 
+void DeviceSet::ResizeMemory(std::uint64_t bytes, std::chrono::milliseconds patience,
+                             Completion<std::uint64_t> done) {
+  mem_->Resize(bytes, patience, std::move(done));
+  slots_[mem_slot_].transport->RefreshConfig();
+}
+
+std::vector<GuestMemory::Extent> DeviceSet::PluggedMemory() const {
+  return mem_ == nullptr ? std::vector<GuestMemory::Extent>() : mem_->Plugged();
+}
+
+std::optional<devices::MemDevice::Counters> DeviceSet::PluggableMemory() const {
+  if (mem_ == nullptr) return std::nullopt;
+  return mem_->counters();
+}
+
 std::optional<devices::BalloonDevice::Counters> DeviceSet::Balloon() const {
   if (balloon_ == nullptr) return std::nullopt;
   return balloon_->counters();
@@ -346,6 +372,10 @@ void DeviceSet::AddStats(MachineStats& stats) const {
     stats.balloon = {.target_bytes = balloon->target_pages * devices::balloon::kPageSize,
                      .actual_bytes = balloon->actual_pages * devices::balloon::kPageSize,
                      .reported_bytes = balloon->reported_bytes};
+  }
+  if (const auto pluggable = PluggableMemory()) {
+    stats.memory = {.bytes = memory_.boot_size() + pluggable->plugged_bytes,
+                    .target_bytes = memory_.boot_size() + pluggable->requested_bytes};
   }
   if (vsock_ != nullptr) {
     const devices::VsockMuxer::Counters counters = vsock_->counters();

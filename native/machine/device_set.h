@@ -3,6 +3,7 @@
 #ifndef EMBERVM_MACHINE_DEVICE_SET_H_
 #define EMBERVM_MACHINE_DEVICE_SET_H_
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -20,6 +21,7 @@
 #include "devices/block/device.h"
 #include "devices/console/ring.h"
 #include "devices/fs/device.h"
+#include "devices/mem/device.h"
 #include "devices/vsock/device.h"
 #include "kvm/vm.h"
 #include "machine/completion.h"
@@ -77,6 +79,12 @@ class DeviceSet {
   // How many pages the balloon should have. ERR_UNSUPPORTED without one, as the next.
   Result<> SetBalloon(std::uint32_t target_pages);
   void RequestBalloonStatistics(Completion<devices::BalloonStatistics> done);
+  // How much of the pluggable memory, of which there is some, the guest should have, in bytes;
+  // see MemDevice::Resize().
+  void ResizeMemory(std::uint64_t bytes, std::chrono::milliseconds patience,
+                    Completion<std::uint64_t> done);
+  // What it has of it, by its place in the region.
+  [[nodiscard]] std::vector<GuestMemory::Extent> PluggedMemory() const;
   // While no vCPU runs: what is in flight is brought to its end, then one state per
   // slot is taken. Restore() takes the same number of them, of the same devices.
   Result<std::vector<std::vector<std::byte>>> Save();
@@ -85,6 +93,7 @@ class DeviceSet {
   [[nodiscard]] std::vector<std::uint64_t> DriveSizes() const;
   // Nothing where there is none.
   [[nodiscard]] std::optional<devices::BalloonDevice::Counters> Balloon() const;
+  [[nodiscard]] std::optional<devices::MemDevice::Counters> PluggableMemory() const;
   // The guest is gone: every stream sees its end.
   void CloseStreams();
 
@@ -128,6 +137,8 @@ class DeviceSet {
   // The same, and its slot.
   devices::BalloonDevice* balloon_ = nullptr;
   std::size_t balloon_slot_ = 0;
+  devices::MemDevice* mem_ = nullptr;
+  std::size_t mem_slot_ = 0;
   struct Drive {
     std::string id;
     devices::BlockDevice* device;

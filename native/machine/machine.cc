@@ -123,6 +123,14 @@ void Machine::SetBalloon(std::uint64_t target_bytes, Callback done) {
   });
 }
 
+void Machine::ResizeMemory(std::uint64_t bytes, std::chrono::milliseconds patience,
+                           SizeCallback done) {
+  using Size = Completion<std::uint64_t>;
+  Dispatch(Size(std::move(done)), [bytes, patience](MachineCore& core, Size owed) {
+    core.ResizeMemory(bytes, patience, std::move(owed));
+  });
+}
+
 void Machine::RequestBalloonStatistics(StatisticsCallback done) {
   using Statistics = Completion<devices::BalloonStatistics>;
   Dispatch(Statistics(std::move(done)), [](MachineCore& core, Statistics owed) {

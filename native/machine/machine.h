@@ -6,6 +6,7 @@
 #define EMBERVM_MACHINE_MACHINE_H_
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -72,6 +73,10 @@ class Machine {
   // How much of the guest's memory the balloon should take; the guest gets there by itself.
   // ERR_INVALID_CONFIG for more than there is, ERR_UNSUPPORTED without a balloon.
   void SetBalloon(std::uint64_t target_bytes, Callback done);
+  // How much memory the guest should have, with what it booted with; the answer is what it has when
+  // it got there, or has come no further for `patience`. ERR_INVALID_CONFIG for what it cannot
+  // have, ERR_UNSUPPORTED without pluggable memory, ERR_GUEST_NO_DRIVER.
+  void ResizeMemory(std::uint64_t bytes, std::chrono::milliseconds patience, SizeCallback done);
   // What the guest says of its memory. ERR_GUEST_NO_DRIVER.
   void RequestBalloonStatistics(StatisticsCallback done);
   // Of a running or paused machine, which it leaves in that state. The guest stands

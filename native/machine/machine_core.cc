@@ -57,14 +57,27 @@ Result<> MachineCore::Build(MachineConfig config) {
               "a machine has at most " + std::to_string(kMaxHotplugSlots) + " hotplug slots")
             .With("hotplugSlots", config_.hotplug_slots));
   }
+  if (config_.pluggable.has_value() &&
+      (config_.pluggable->max_bytes == 0 ||
+       config_.pluggable->max_bytes % devices::mem::kBlockBytes != 0)) {
+    return std::unexpected(
+        Error("ERR_INVALID_CONFIG", "pluggable memory must be a positive multiple of 4 MiB")
+            .With("bytes", static_cast<std::int64_t>(config_.pluggable->max_bytes)));
+  }
   EMBERVM_TRY(BuildConsole());
   const HostKind host_kind = DetectHostKind();
   EMBERVM_TRY_ASSIGN(kvm_, Kvm::Open());
-  EMBERVM_TRY_ASSIGN(GuestMemory memory, GuestMemory::Create(config_.memory_mib * layout::kMiB));
+  EMBERVM_TRY_ASSIGN(GuestMemory memory,
+                     GuestMemory::Create(config_.memory_mib * layout::kMiB, PluggableBytes()));
   EMBERVM_TRY(BuildVm(std::move(memory)));
   EMBERVM_TRY(vm_->SetMemory(*memory_));
   EMBERVM_TRY(BuildDevices(host_kind));
   return BuildVcpus(host_kind);
+}
+
+std::uint64_t MachineCore::PluggableBytes() const {
+  if (!config_.pluggable.has_value()) return 0;
+  return config_.pluggable->RegionBytes(config_.memory_mib * layout::kMiB);
 }
 
 Result<> MachineCore::BuildConsole() {

@@ -6,6 +6,7 @@
 #define EMBERVM_MACHINE_MACHINE_CORE_H_
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -62,6 +63,8 @@ class MachineCore final : public VcpuHost {
   void ResizeDrive(const std::string& id, Completion<std::uint64_t> done);
   void SetBalloon(std::uint64_t target_bytes, Completion<> done);
   void RequestBalloonStatistics(Completion<devices::BalloonStatistics> done);
+  void ResizeMemory(std::uint64_t bytes, std::chrono::milliseconds patience,
+                    Completion<std::uint64_t> done);
   void TakeSnapshot(const SnapshotRequest& request, Completion<SnapshotReport> done);
   void ConnectVsock(std::uint32_t port, Completion<UniqueFd> done);
   void ListenVsock(std::uint32_t port);
@@ -87,6 +90,10 @@ class MachineCore final : public VcpuHost {
   void VcpuEnded(std::optional<ExitInfo> info) override;
 
  private:
+  // Of the region that the configuration asks for.
+  [[nodiscard]] std::uint64_t PluggableBytes() const;
+  // What is not pluggable memory that the guest does not have.
+  [[nodiscard]] std::vector<GuestMemory::Extent> PresentMemory() const;
   Result<> BuildConsole();
   Result<PluggedDevice> Plug(DriveConfig drive);
   Result<PluggedDevice> Plug(devices::FsOptions directory);

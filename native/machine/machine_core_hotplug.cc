@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "arch/x86_64/layout.h"
 #include "machine/machine_core.h"
 
 namespace embervm::machine {
@@ -105,11 +106,14 @@ void MachineCore::ResizeDrive(const std::string& id, Completion<std::uint64_t> d
 
 void MachineCore::SetBalloon(std::uint64_t target_bytes, Completion<> done) {
   if (HasEnded()) return RefuseState(std::move(done), "set the balloon of");
-  if (target_bytes > memory_->size()) {
+  const std::uint64_t present =
+      memory_->boot_size() +
+      devices_->PluggableMemory().value_or(devices::MemDevice::Counters{}).plugged_bytes;
+  if (target_bytes > present) {
     return done(std::unexpected(
         Error("ERR_INVALID_CONFIG", "the balloon cannot have more memory than the machine")
             .With("bytes", static_cast<std::int64_t>(target_bytes))
-            .With("memoryBytes", static_cast<std::int64_t>(memory_->size()))));
+            .With("memoryBytes", static_cast<std::int64_t>(present))));
   }
   const std::uint64_t pages = std::min<std::uint64_t>(target_bytes / devices::balloon::kPageSize,
                                                       std::numeric_limits<std::uint32_t>::max());
@@ -121,6 +125,41 @@ void MachineCore::SetBalloon(std::uint64_t target_bytes, Completion<> done) {
 void MachineCore::RequestBalloonStatistics(Completion<devices::BalloonStatistics> done) {
   if (HasEnded()) return done(std::unexpected(WrongState("ask for the statistics of")));
   devices_->RequestBalloonStatistics(std::move(done));
+}
+
+void MachineCore::ResizeMemory(std::uint64_t bytes, std::chrono::milliseconds patience,
+                               Completion<std::uint64_t> done) {
+  if (HasEnded()) return done(std::unexpected(WrongState("resize the memory of")));
+  if (!config_.pluggable.has_value()) {
+    return done(std::unexpected(
+        Error("ERR_UNSUPPORTED", "the machine was made without memory beyond what it boots with")));
+  }
+  const std::uint64_t boot_bytes = memory_->boot_size();
+  const auto refuse = [&](const std::string& message) {
+    done(std::unexpected(
+        Error("ERR_INVALID_CONFIG", message)
+            .With("bytes", static_cast<std::int64_t>(bytes))
+            .With("memoryBytes", static_cast<std::int64_t>(boot_bytes))
+            .With("maxMemoryBytes",
+                  static_cast<std::int64_t>(boot_bytes + config_.pluggable->max_bytes))));
+  };
+  if (bytes < boot_bytes) return refuse("a machine has at least the memory that it booted with");
+  const std::uint64_t extra = bytes - boot_bytes;
+  if (extra > config_.pluggable->max_bytes) {
+    return refuse("the machine was made for at most " +
+                  std::to_string((boot_bytes + config_.pluggable->max_bytes) / layout::kMiB) +
+                  " MiB of memory");
+  }
+  if (extra % devices::mem::kBlockBytes != 0) {
+    return refuse("memory comes and goes by 4 MiB, from " +
+                  std::to_string(boot_bytes / layout::kMiB) + " MiB on");
+  }
+  devices_->ResizeMemory(extra, patience,
+                         Completion<std::uint64_t>([boot_bytes, done = std::move(done)](
+                                                       Result<std::uint64_t> plugged) mutable {
+                           if (plugged.has_value()) *plugged += boot_bytes;
+                           done(std::move(plugged));
+                         }));
 }
 
 DriveConfig* MachineCore::FindDrive(const std::string& id) {

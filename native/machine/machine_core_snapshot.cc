@@ -91,6 +91,10 @@ Result<Snapshot> MachineCore::SaveState() {
   if (const auto balloon = devices_->Balloon()) {
     snapshot.config.balloon->actual_pages = balloon->actual_pages;
   }
+  if (const auto pluggable = devices_->PluggableMemory()) {
+    snapshot.config.pluggable->requested_bytes = pluggable->requested_bytes;
+    snapshot.config.pluggable->plugged = devices_->PluggedMemory();
+  }
   snapshot.drive_sizes = devices_->DriveSizes();
   EMBERVM_TRY_ASSIGN(snapshot.devices, devices_->Save());
   StateWriter ports;
@@ -111,6 +115,15 @@ Result<Snapshot> MachineCore::SaveState() {
   return snapshot;
 }
 
+std::vector<GuestMemory::Extent> MachineCore::PresentMemory() const {
+  const std::uint64_t boot_bytes = memory_->boot_size();
+  std::vector<GuestMemory::Extent> present{{.offset = 0, .length = boot_bytes}};
+  for (const GuestMemory::Extent& plugged : devices_->PluggedMemory()) {
+    present.push_back({.offset = boot_bytes + plugged.offset, .length = plugged.length});
+  }
+  return present;
+}
+
 Result<SnapshotReport> MachineCore::SaveMemory(SnapshotKind kind, SnapshotWriter& writer,
                                                Snapshot& snapshot) {
   // Layers are mapped one over the other when they are restored: few, or it takes long.
@@ -120,9 +133,11 @@ Result<SnapshotReport> MachineCore::SaveMemory(SnapshotKind kind, SnapshotWriter
   for (std::size_t index = 0; diff && index < layers.size(); ++index) {
     diff = writer.Adopt(memory_layers_.at(index).name, layers[index].file.get());
   }
-  EMBERVM_TRY_ASSIGN(MemoryFileReport file,
-                     diff ? WriteChangedMemory(*memory_, writer.memory_fd(), cancel_snapshot_)
-                          : WriteWholeMemory(*memory_, writer.memory_fd(), cancel_snapshot_));
+  const std::vector<GuestMemory::Extent> present = PresentMemory();
+  EMBERVM_TRY_ASSIGN(
+      MemoryFileReport file,
+      diff ? WriteChangedMemory(*memory_, present, writer.memory_fd(), cancel_snapshot_)
+           : WriteWholeMemory(*memory_, present, writer.memory_fd(), cancel_snapshot_));
   if (diff) snapshot.memory = memory_layers_;
   // A diff without extents would be read as whole: nothing changed, nothing to add.
   if (!diff || !file.extents.empty()) {
@@ -148,15 +163,27 @@ Result<> RequireHostMemory(std::uint64_t memory_mib) {
                              .With("hostMemoryMib", static_cast<std::int64_t>(host_mib)));
 }
 
+// Both are bounded by the decoder.
+std::uint64_t MaxMemoryMib(const MachineConfig& config) {
+  const std::uint64_t pluggable = config.pluggable.has_value() ? config.pluggable->max_bytes : 0;
+  return config.memory_mib + pluggable / layout::kMiB;
+}
+
 }  // namespace
 
 Result<> MachineCore::Restore(const RestoreConfig& restore) {
   EMBERVM_TRY_ASSIGN(OpenedSnapshot opened, OpenSnapshot(restore.directory));
-  EMBERVM_TRY(RequireHostMemory(opened.snapshot.config.memory_mib));
+  EMBERVM_TRY(RequireHostMemory(MaxMemoryMib(opened.snapshot.config)));
   EMBERVM_TRY(Configure(opened.snapshot, restore));
   EMBERVM_TRY_ASSIGN(kvm_, Kvm::Open());
-  EMBERVM_TRY_ASSIGN(GuestMemory memory, GuestMemory::FromFiles(config_.memory_mib * layout::kMiB,
-                                                                std::move(opened.memory)));
+  EMBERVM_TRY_ASSIGN(GuestMemory memory,
+                     GuestMemory::FromFiles(config_.memory_mib * layout::kMiB,
+                                            std::move(opened.memory), PluggableBytes()));
+  if (config_.pluggable.has_value() &&
+      !devices::mem::IsBlockList(config_.pluggable->plugged, PluggableBytes(),
+                                 devices::mem::kBlockBytes)) {
+    return std::unexpected(InvalidState("it has memory where none can be"));
+  }
   memory_layers_ = opened.snapshot.memory;
   EMBERVM_TRY(BuildVm(std::move(memory)));
   const HostKind host_kind = DetectHostKind();

@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
+#include <span>
 #include <utility>
 
 #include "arch/x86_64/layout.h"
 #include "base/bytes.h"
 #include "base/crc64.h"
 #include "base/state_stream.h"
+#include "devices/mem/protocol.h"
 
 namespace embervm::machine {
 
@@ -15,7 +18,7 @@ namespace {
 
 constexpr std::array<char, 8> kMagic{'E', 'M', 'B', 'V', 'S', 'N', 'A', 'P'};
 // Major: older readers cannot understand it. Minor: they can do without what is new.
-constexpr std::uint16_t kMajor = 3;
+constexpr std::uint16_t kMajor = 4;
 constexpr std::uint16_t kMinor = 0;
 
 struct Header {
@@ -87,10 +90,36 @@ void ReadSlots(StateReader& reader, Snapshot& snapshot) {
   }
 }
 
+void WritePluggable(StateWriter& writer, const std::optional<PluggableMemoryConfig>& pluggable) {
+  writer.Value<std::uint8_t>(pluggable.has_value() ? 1 : 0);
+  if (!pluggable.has_value()) return;
+  writer.Value(pluggable->max_bytes);
+  writer.Value(pluggable->requested_bytes);
+  writer.List(std::span(pluggable->plugged));
+}
+
+// The blocks are checked against the region, by whoever makes it.
+std::optional<PluggableMemoryConfig> ReadPluggable(StateReader& reader) {
+  if (!reader.Flag()) return std::nullopt;
+  PluggableMemoryConfig pluggable;
+  pluggable.max_bytes = reader.Value<std::uint64_t>();
+  pluggable.requested_bytes = reader.Value<std::uint64_t>();
+  pluggable.plugged = reader.List<GuestMemory::Extent>(kMaxExtents);
+  const auto is_possible = [](std::uint64_t bytes) {
+    return bytes <= kMaxMemoryMib * layout::kMiB && bytes % devices::mem::kBlockBytes == 0;
+  };
+  if (pluggable.max_bytes == 0 || !is_possible(pluggable.max_bytes) ||
+      !is_possible(pluggable.requested_bytes) || pluggable.requested_bytes > pluggable.max_bytes) {
+    reader.Fail();
+  }
+  return pluggable;
+}
+
 void WriteConfig(StateWriter& writer, const Snapshot& snapshot) {
   const MachineConfig& config = snapshot.config;
   writer.Value(config.vcpus);
   writer.Value(config.memory_mib);
+  WritePluggable(writer, config.pluggable);
   writer.Value(static_cast<std::uint64_t>(config.drives.size()));
   for (std::size_t index = 0; index < config.drives.size(); ++index) {
     WriteDrive(writer, config.drives[index], snapshot.drive_sizes.at(index));
@@ -109,6 +138,7 @@ void ReadConfig(StateReader& reader, Snapshot& snapshot) {
   MachineConfig& config = snapshot.config;
   config.vcpus = reader.Value<std::uint32_t>();
   config.memory_mib = reader.Value<std::uint64_t>();
+  config.pluggable = ReadPluggable(reader);
   const std::uint64_t drives = reader.Count(kMaxDrives);
   for (std::uint64_t index = 0; index < drives && reader.ok(); ++index) {
     config.drives.push_back(ReadDrive(reader, snapshot));

@@ -52,6 +52,12 @@ struct BalloonStats {
   std::uint64_t reported_bytes = 0;
 };
 
+// What the guest has and should have, with what it booted with.
+struct MemoryStats {
+  std::uint64_t bytes = 0;
+  std::uint64_t target_bytes = 0;
+};
+
 struct MachineStats {
   // CLOCK_MONOTONIC when the vCPUs' counters were read, right after them.
   std::int64_t at_ns = 0;
@@ -65,6 +71,8 @@ struct MachineStats {
   std::vector<SharedDirStats> shared_dirs;
   // Absent: no balloon device.
   std::optional<BalloonStats> balloon;
+  // Absent: no pluggable memory.
+  std::optional<MemoryStats> memory;
   std::uint64_t vsock_connections = 0;
   std::uint64_t vsock_tx_bytes = 0;
   std::uint64_t vsock_rx_bytes = 0;

@@ -30,12 +30,21 @@ Error BadMemoryFile(std::string message) {
   return Error("ERR_SNAPSHOT_INVALID", std::move(message));
 }
 
-Result<> CheckSize(std::uint64_t size) {
-  if (size != 0 && size % GuestMemory::kPageSize == 0) return {};
+// Both together.
+Result<std::uint64_t> CheckSize(std::uint64_t size, std::uint64_t pluggable) {
+  if (size == 0 || size % GuestMemory::kPageSize != 0) {
+    return std::unexpected(
+        Error("ERR_INVALID_CONFIG", "guest memory must be a positive multiple of 4096 bytes")
+            .With("bytes", static_cast<std::int64_t>(size)));
+  }
+  const auto all = CheckedAdd(size, pluggable);
+  if (all && pluggable % GuestMemory::PluggableAlignment(size) == 0) return *all;
   return std::unexpected(
-      Error("ERR_INVALID_CONFIG", "guest memory must be a positive multiple of 4096 bytes")
-          .With("bytes", static_cast<std::int64_t>(size)));
+      Error("ERR_INVALID_CONFIG", "pluggable memory must be made of whole blocks of the guest's")
+          .With("bytes", static_cast<std::int64_t>(pluggable)));
 }
+
+GuestAddr EndOf(const GuestMemory::Region& region) { return region.base + region.size; }
 
 // A page past the end of a mapped file is a SIGBUS for whoever touches it.
 Result<> CheckFile(const GuestMemory::Layer& layer, std::uint64_t size) {
@@ -77,40 +86,55 @@ Result<> ReadInto(std::span<std::byte> bytes, int fd, std::uint64_t offset) {
 
 }  // namespace
 
-Result<GuestMemory> GuestMemory::Create(std::uint64_t size) {
-  EMBERVM_TRY(CheckSize(size));
-  EMBERVM_TRY_ASSIGN(Mapping mapping, Mapping::Create(size, PROT_READ | PROT_WRITE,
-                                                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                                                      -1, 0, "guest memory"));
-  return GuestMemory(std::move(mapping));
+std::uint64_t GuestMemory::PluggableAlignment(std::uint64_t size) {
+  constexpr std::uint64_t kMiB = std::uint64_t{1} << 20U;
+  constexpr std::uint64_t kLargeGuest = std::uint64_t{64} << 30U;
+  const std::uint64_t gap = size > kGapStart ? kGapEnd - kGapStart : 0;
+  return size >= kLargeGuest - gap ? 2048 * kMiB : 128 * kMiB;
 }
 
-Result<GuestMemory> GuestMemory::FromFiles(std::uint64_t size, std::vector<Layer> layers) {
-  EMBERVM_TRY(CheckSize(size));
+Result<GuestMemory> GuestMemory::Create(std::uint64_t size, std::uint64_t pluggable) {
+  EMBERVM_TRY_ASSIGN(const std::uint64_t all, CheckSize(size, pluggable));
+  EMBERVM_TRY_ASSIGN(Mapping mapping, Mapping::Create(all, PROT_READ | PROT_WRITE,
+                                                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                                                      -1, 0, "guest memory"));
+  return GuestMemory(std::move(mapping), pluggable);
+}
+
+Result<GuestMemory> GuestMemory::FromFiles(std::uint64_t size, std::vector<Layer> layers,
+                                           std::uint64_t pluggable) {
+  EMBERVM_TRY_ASSIGN(const std::uint64_t all, CheckSize(size, pluggable));
   if (layers.empty() || !layers.front().extents.empty()) {
     return std::unexpected(BadMemoryFile("the snapshot has no memory file that is whole"));
   }
-  for (const Layer& layer : layers) EMBERVM_TRY(CheckFile(layer, size));
+  for (const Layer& layer : layers) EMBERVM_TRY(CheckFile(layer, all));
   EMBERVM_TRY_ASSIGN(Mapping mapping,
-                     Mapping::Create(size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE,
+                     Mapping::Create(all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE,
                                      layers.front().file.get(), 0, "guest memory of a snapshot"));
-  GuestMemory memory(std::move(mapping));
+  GuestMemory memory(std::move(mapping), pluggable);
   for (const Layer& layer : std::span(layers).subspan(1)) EMBERVM_TRY(memory.MapLayer(layer));
   memory.layers_ = std::move(layers);
   return memory;
 }
 
-GuestMemory::GuestMemory(Mapping mapping) : mapping_(std::move(mapping)) {
+GuestMemory::GuestMemory(Mapping mapping, std::uint64_t pluggable)
+    : mapping_(std::move(mapping)), pluggable_(pluggable) {
   // A core dump of the host process must not carry guests' memory, and a child
   // that Node forks has no use for a copy of it.
   ::madvise(mapping_.data(), mapping_.size(), MADV_DONTDUMP);
   ::madvise(mapping_.data(), mapping_.size(), MADV_DONTFORK);
 
-  const std::uint64_t low = std::min(size(), kGapStart);
+  const std::uint64_t low = std::min(boot_size(), kGapStart);
   regions_.push_back({.base = 0, .size = low, .host = mapping_.data()});
-  if (size() > low) {
-    regions_.push_back({.base = kGapEnd, .size = size() - low, .host = mapping_.data() + low});
+  if (boot_size() > low) {
+    regions_.push_back({.base = kGapEnd, .size = boot_size() - low, .host = mapping_.data() + low});
   }
+  if (pluggable_ == 0) return;
+  const std::uint64_t alignment = PluggableAlignment(boot_size());
+  const GuestAddr end = std::max(EndOf(regions_.back()), kGapEnd);
+  regions_.push_back({.base = (end + alignment - 1) / alignment * alignment,
+                      .size = pluggable_,
+                      .host = mapping_.data() + boot_size()});
 }
 
 Result<> GuestMemory::MapLayer(const Layer& layer) {

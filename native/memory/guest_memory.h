@@ -42,14 +42,22 @@ class GuestMemory {
   static constexpr GuestAddr kGapEnd = 0x1'0000'0000;
   static constexpr std::uint64_t kPageSize = 4096;
 
+  // Of where the pluggable region begins and of its length, for a guest that boots with `size`
+  // bytes: Linux adds and removes memory by blocks of its own, 128 MiB of them, or up to 2 GiB in
+  // a guest that boots with 64 GiB, and cannot use a part of one.
+  static std::uint64_t PluggableAlignment(std::uint64_t size);
+
   // Anonymous private memory, reserved but not committed; `size` is a multiple
-  // of the page size.
-  static Result<GuestMemory> Create(std::uint64_t size);
+  // of the page size. `pluggable` bytes more, a multiple of PluggableAlignment(), are behind it for
+  // virtio-mem: mapped like the rest, whatever of them the guest has, so that whoever has
+  // been given a slice of it can never fault; they cost nothing until somebody writes there.
+  static Result<GuestMemory> Create(std::uint64_t size, std::uint64_t pluggable = 0);
   // The same with the content of files, the first of which is meant whole and each
   // later one lies over those before. Nothing is read now, and nothing is ever
   // written to the files, which must not become shorter while they are mapped:
   // ERR_SNAPSHOT_INVALID when one is too short already, or an extent is not in RAM.
-  static Result<GuestMemory> FromFiles(std::uint64_t size, std::vector<Layer> layers);
+  static Result<GuestMemory> FromFiles(std::uint64_t size, std::vector<Layer> layers,
+                                       std::uint64_t pluggable = 0);
 
   GuestMemory(GuestMemory&&) = default;
   GuestMemory& operator=(GuestMemory&&) = default;
@@ -64,6 +72,16 @@ class GuestMemory {
   Result<> Fill(GuestAddr addr, std::uint64_t len, std::byte value) const;
 
   [[nodiscard]] const std::vector<Region>& regions() const { return regions_; }
+  // What the guest finds when it boots: all regions but the pluggable one.
+  [[nodiscard]] std::span<const Region> boot_regions() const {
+    return std::span(regions_).first(regions_.size() - (pluggable_ > 0 ? 1 : 0));
+  }
+  // Null when there is none.
+  [[nodiscard]] const Region* pluggable_region() const {
+    return pluggable_ > 0 ? &regions_.back() : nullptr;
+  }
+  // Without the pluggable region, which comes after it in bytes().
+  [[nodiscard]] std::uint64_t boot_size() const { return size() - pluggable_; }
   // All of RAM, region after region: the order of a memory file.
   [[nodiscard]] std::span<std::byte> bytes() const { return mapping_.bytes(); }
   // What FromFiles() took; empty for memory that began as zeroes.
@@ -73,10 +91,11 @@ class GuestMemory {
   [[nodiscard]] std::uint64_t ResidentBytes() const;
 
  private:
-  explicit GuestMemory(Mapping mapping);
+  GuestMemory(Mapping mapping, std::uint64_t pluggable);
   Result<> MapLayer(const Layer& layer);
 
   Mapping mapping_;
+  std::uint64_t pluggable_;
   std::vector<Region> regions_;
   std::vector<Layer> layers_;
 };

@@ -107,35 +107,39 @@ void AppendExtents(std::vector<GuestMemory::Extent>& extents, const PageSet& pag
   }
 }
 
-// Calls `choose` for each window of memory to say which of its pages count, and
+// Calls `choose` for each window of the parts to say which of its pages count, and
 // writes those.
 template <class Choose>
-Result<std::uint64_t> WriteWindows(const GuestMemory& memory, int fd,
+Result<std::uint64_t> WriteWindows(const GuestMemory& memory,
+                                   std::span<const GuestMemory::Extent> parts, int fd,
                                    const std::atomic<bool>& cancelled, Choose choose) {
   if (::ftruncate(fd, static_cast<off_t>(memory.size())) != 0) {
     return std::unexpected(WriteFailed("ftruncate", errno));
   }
   PageMap page_map;
   std::uint64_t written = 0;
-  for (std::uint64_t window = 0; window < memory.size(); window += kWindow) {
-    if (cancelled.load(std::memory_order_relaxed)) {
-      return std::unexpected(
-          Error("ERR_MACHINE_CLOSED", "the machine was ended while its memory was saved"));
+  for (const GuestMemory::Extent& part : parts) {
+    const std::uint64_t end = part.offset + part.length;
+    for (std::uint64_t window = part.offset; window < end; window += kWindow) {
+      if (cancelled.load(std::memory_order_relaxed)) {
+        return std::unexpected(
+            Error("ERR_MACHINE_CLOSED", "the machine was ended while its memory was saved"));
+      }
+      const auto length = static_cast<std::size_t>(std::min<std::uint64_t>(kWindow, end - window));
+      const std::span<const std::byte> bytes = memory.bytes().subspan(window, length);
+      PageSet pages{};
+      choose(window, page_map.Read(bytes), pages);
+      EMBERVM_TRY_ASSIGN(const std::uint64_t count, WritePages(fd, bytes, window, pages));
+      written += count;
     }
-    const auto length =
-        static_cast<std::size_t>(std::min<std::uint64_t>(kWindow, memory.size() - window));
-    const std::span<const std::byte> bytes = memory.bytes().subspan(window, length);
-    PageSet pages{};
-    choose(window, page_map.Read(bytes), pages);
-    EMBERVM_TRY_ASSIGN(const std::uint64_t count, WritePages(fd, bytes, window, pages));
-    written += count;
   }
   return written;
 }
 
 }  // namespace
 
-Result<MemoryFileReport> WriteWholeMemory(const GuestMemory& memory, int fd,
+Result<MemoryFileReport> WriteWholeMemory(const GuestMemory& memory,
+                                          std::span<const GuestMemory::Extent> parts, int fd,
                                           const std::atomic<bool>& cancelled) {
   const auto choose = [&](std::uint64_t window, std::span<const PageKind> kinds, PageSet& pages) {
     for (const GuestMemory::Layer& layer : memory.layers()) MarkStored(pages, layer, window);
@@ -143,11 +147,13 @@ Result<MemoryFileReport> WriteWholeMemory(const GuestMemory& memory, int fd,
       if (kinds[page] == PageKind::kPrivate) pages.at(page) = true;
     }
   };
-  EMBERVM_TRY_ASSIGN(const std::uint64_t written, WriteWindows(memory, fd, cancelled, choose));
+  EMBERVM_TRY_ASSIGN(const std::uint64_t written,
+                     WriteWindows(memory, parts, fd, cancelled, choose));
   return MemoryFileReport{.data_bytes = written, .extents = {}};
 }
 
-Result<MemoryFileReport> WriteChangedMemory(const GuestMemory& memory, int fd,
+Result<MemoryFileReport> WriteChangedMemory(const GuestMemory& memory,
+                                            std::span<const GuestMemory::Extent> parts, int fd,
                                             const std::atomic<bool>& cancelled) {
   MemoryFileReport report;
   const auto choose = [&](std::uint64_t window, std::span<const PageKind> kinds, PageSet& pages) {
@@ -156,7 +162,7 @@ Result<MemoryFileReport> WriteChangedMemory(const GuestMemory& memory, int fd,
     }
     AppendExtents(report.extents, pages, window);
   };
-  EMBERVM_TRY_ASSIGN(report.data_bytes, WriteWindows(memory, fd, cancelled, choose));
+  EMBERVM_TRY_ASSIGN(report.data_bytes, WriteWindows(memory, parts, fd, cancelled, choose));
   return report;
 }
 

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "base/result.h"
@@ -18,13 +19,16 @@ struct MemoryFileReport {
   std::vector<GuestMemory::Extent> extents;
 };
 
-// `fd` is an empty file. Nobody may write to `memory` meanwhile. Gives up with
-// ERR_MACHINE_CLOSED when `cancelled` becomes true.
-Result<MemoryFileReport> WriteWholeMemory(const GuestMemory& memory, int fd,
+// `fd` is an empty file, which becomes as long as `memory`. Only `parts` of it are looked at, in
+// their order: whole pages, apart from each other; the rest are holes. Nobody may write to `memory`
+// meanwhile. Gives up with ERR_MACHINE_CLOSED when `cancelled` becomes true.
+Result<MemoryFileReport> WriteWholeMemory(const GuestMemory& memory,
+                                          std::span<const GuestMemory::Extent> parts, int fd,
                                           const std::atomic<bool>& cancelled);
 // Only the pages that differ from the files that `memory` was made from, of which
 // there must be some (GuestMemory::FromFiles).
-Result<MemoryFileReport> WriteChangedMemory(const GuestMemory& memory, int fd,
+Result<MemoryFileReport> WriteChangedMemory(const GuestMemory& memory,
+                                            std::span<const GuestMemory::Extent> parts, int fd,
                                             const std::atomic<bool>& cancelled);
 
 }  // namespace embervm

@@ -12,8 +12,8 @@
 #include "base/state_stream.h"
 #include "base/unique_fd.h"
 #include "devices/balloon/device.h"
-#include "devices/balloon/reclaim.h"
 #include "memory/page_map.h"
+#include "memory/reclaim.h"
 #include "test/support/driver.h"
 
 namespace embervm::devices {
@@ -184,7 +184,7 @@ TEST_CASE("balloon: memory of a snapshot file falls back to the file, which stay
     return count;
   };
   REQUIRE(own() == kPages);
-  CHECK(balloon::ReclaimRange(memory.bytes().first(6 * kPageSize)) == 6 * kPageSize);
+  CHECK(ReclaimRange(memory.bytes().first(6 * kPageSize)) == 6 * kPageSize);
   CHECK(own() == 2);
   // What is read there is the file's, which all guests share: no copy is made for it.
   CHECK(memory.bytes().front() == std::byte{0x11});

@@ -44,6 +44,10 @@ std::uint8_t Get(const GuestMemory& memory, GuestAddr addr) {
   return std::to_integer<std::uint8_t>(memory.Slice(addr, 1)->front());
 }
 
+std::vector<GuestMemory::Extent> All(const GuestMemory& memory) {
+  return {{.offset = 0, .length = memory.size()}};
+}
+
 std::vector<GuestMemory::Layer> Layers(UniqueFd file) {
   std::vector<GuestMemory::Layer> layers;
   layers.push_back({.file = std::move(file), .extents = {}});
@@ -69,7 +73,7 @@ TEST_CASE("memory comes back from its file, and the file takes no room for zeroe
   // Touched, but zero.
   Put(memory, 9 * kPage, 0);
   const UniqueFd file = New(directory, "whole");
-  const auto report = WriteWholeMemory(memory, file.get(), kNotCancelled);
+  const auto report = WriteWholeMemory(memory, All(memory), file.get(), kNotCancelled);
   REQUIRE(report.has_value());
   CHECK(report->data_bytes == 3 * kPage);
   CHECK(report->extents.empty());
@@ -98,7 +102,7 @@ TEST_CASE("only what changed is written, and lies over what was there") {
     const GuestMemory memory = GuestMemory::Create(kMemory).value();
     for (std::uint64_t page = 0; page < 64; ++page) Put(memory, page * kPage, 1);
     const UniqueFd file = New(directory, "base");
-    REQUIRE(WriteWholeMemory(memory, file.get(), kNotCancelled).has_value());
+    REQUIRE(WriteWholeMemory(memory, All(memory), file.get(), kNotCancelled).has_value());
   }
   std::vector<GuestMemory::Extent> extents;
   {
@@ -112,7 +116,7 @@ TEST_CASE("only what changed is written, and lies over what was there") {
     // Back to zero: a hole in the new file that hides data of the old one.
     Put(memory, 50 * kPage, 0);
     const UniqueFd file = New(directory, "changed");
-    auto report = WriteChangedMemory(memory, file.get(), kNotCancelled);
+    auto report = WriteChangedMemory(memory, All(memory), file.get(), kNotCancelled);
     REQUIRE(report.has_value());
     CHECK(report->data_bytes == 22 * kPage);
     extents = report->extents;
@@ -131,9 +135,44 @@ TEST_CASE("only what changed is written, and lies over what was there") {
   CHECK(Get(memory, 1000 * kPage) == 4);
   // All of it in one file again.
   const UniqueFd file = New(directory, "whole");
-  const auto whole = WriteWholeMemory(memory, file.get(), kNotCancelled);
+  const auto whole = WriteWholeMemory(memory, All(memory), file.get(), kNotCancelled);
   REQUIRE(whole.has_value());
   CHECK(whole->data_bytes == (63 + 1) * kPage);
+}
+
+TEST_CASE("what is not among the parts is neither looked at nor saved") {
+  const TempDirectory directory;
+  // Parts that are no multiple of what is looked at together, and end where another begins.
+  const std::vector<GuestMemory::Extent> parts{
+      {.offset = kPage, .length = 1025 * kPage},
+      {.offset = 1026 * kPage, .length = kPage},
+      {.offset = 2000 * kPage, .length = 2 * kPage},
+  };
+  const auto save = [&](const GuestMemory& memory, const std::string& name, auto write) {
+    memory.Fill(0, kMemory, std::byte{7}).value();
+    const UniqueFd file = New(directory, name);
+    const MemoryFileReport report = write(memory, parts, file.get(), kNotCancelled).value();
+    CHECK(report.data_bytes == 1028 * kPage);
+    return report.extents;
+  };
+  const auto check = [&](const GuestMemory& memory, std::uint8_t elsewhere) {
+    for (const std::uint64_t page : {1U, 1025U, 1026U, 2000U, 2001U}) {
+      CHECK(Get(memory, page * kPage) == 7);
+    }
+    for (const std::uint64_t page : {0U, 1027U, 1999U, 2002U, 4095U}) {
+      CHECK(Get(memory, page * kPage) == elsewhere);
+    }
+  };
+  save(GuestMemory::Create(kMemory).value(), "whole", WriteWholeMemory);
+  const GuestMemory memory =
+      GuestMemory::FromFiles(kMemory, Layers(Open(directory, "whole"))).value();
+  check(memory, 0);
+  memory.Fill(0, kMemory, std::byte{1}).value();
+  const auto extents = save(memory, "changed", WriteChangedMemory);
+  CHECK(extents.size() == 2);
+  std::vector<GuestMemory::Layer> layers = Layers(Open(directory, "whole"));
+  layers.push_back({.file = Open(directory, "changed"), .extents = extents});
+  check(GuestMemory::FromFiles(kMemory, std::move(layers)).value(), 0);
 }
 
 TEST_CASE("a memory file that is not what was declared is refused") {
@@ -164,10 +203,11 @@ TEST_CASE("saving memory says why it did not, and can be given up") {
   Put(memory, 0, 1);
   const std::atomic<bool> cancelled{true};
   const UniqueFd file = New(directory, "file");
-  CHECK(WriteWholeMemory(memory, file.get(), cancelled).error().code() == "ERR_MACHINE_CLOSED");
+  CHECK(WriteWholeMemory(memory, All(memory), file.get(), cancelled).error().code() ==
+        "ERR_MACHINE_CLOSED");
   // A disk that is full, as far as this descriptor goes.
   const UniqueFd full(::open("/dev/full", O_RDWR | O_CLOEXEC));
-  const auto failed = WriteWholeMemory(memory, full.get(), kNotCancelled);
+  const auto failed = WriteWholeMemory(memory, All(memory), full.get(), kNotCancelled);
   CHECK(failed.error().code() == "ERR_SNAPSHOT_WRITE");
 }
 

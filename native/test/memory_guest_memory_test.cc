@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <limits>
+#include <utility>
 
 #include "memory/guest_memory.h"
 
@@ -65,6 +66,36 @@ TEST_CASE("the gap below 4 GiB is not RAM") {
 TEST_CASE("a machine that ends at the gap has one region") {
   CHECK(Make(3 * kGiB).regions().size() == 1);
   CHECK(Make(3 * kGiB + 4096).regions().size() == 2);
+}
+
+TEST_CASE("pluggable memory lies above all else, where the guest can use it") {
+  const auto region = [](std::uint64_t size, std::uint64_t pluggable) {
+    const GuestMemory memory = GuestMemory::Create(size, pluggable).value();
+    CHECK(memory.boot_size() == size);
+    CHECK(memory.size() == size + pluggable);
+    CHECK(memory.boot_regions().size() + 1 == memory.regions().size());
+    REQUIRE(memory.pluggable_region() != nullptr);
+    const GuestMemory::Region found = *memory.pluggable_region();
+    CHECK(found.size == pluggable);
+    CHECK(found.host == memory.bytes().data() + size);
+    CHECK(memory.Slice(found.base, pluggable)->data() == found.host);
+    CHECK(!memory.Slice(found.base - 1, 2));
+    CHECK(!memory.Slice(found.base + pluggable - 1, 2));
+    CHECK(memory.Fill(found.base + pluggable - 1, 1, std::byte{1}).has_value());
+    return found.base;
+  };
+  CHECK(region(kMiB, 128 * kMiB) == 4 * kGiB);
+  CHECK(region(3 * kGiB, kGiB) == 4 * kGiB);
+  CHECK(region(3 * kGiB + kMiB, kGiB) == 4 * kGiB + 128 * kMiB);
+  CHECK(region(4 * kGiB, 128 * kMiB) == 5 * kGiB);
+  CHECK(region(63 * kGiB - kMiB, 128 * kMiB) == 64 * kGiB);
+  CHECK(region(63 * kGiB, 2 * kGiB) == 64 * kGiB);
+  CHECK(region(64 * kGiB, 2 * kGiB) == 66 * kGiB);
+  CHECK(Make(kMiB).pluggable_region() == nullptr);
+  for (const auto& [size, pluggable] : {std::pair{kMiB, kMiB}, std::pair{63 * kGiB, kGiB},
+                                        std::pair{256 * kMiB, kMax - 128 * kMiB + 1}}) {
+    CHECK(GuestMemory::Create(size, pluggable).error().code() == "ERR_INVALID_CONFIG");
+  }
 }
 
 TEST_CASE("copies in and out, and their errors") {

@@ -25,6 +25,7 @@ class Host final : public DeviceHost {
  public:
   void SignalQueues() override { ++signals; }
   void PublishConfig(std::span<const std::byte>) override {}
+  void ShowConfig(std::span<const std::byte>) override {}
   void Kick(std::uint16_t queue) override { kicked.push_back(queue); }
   void Fail(Error error) override { FAIL(error.message()); }
 

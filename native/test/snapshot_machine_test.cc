@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "devices/mem/protocol.h"
 #include "machine/host_report.h"
 #include "machine/snapshot_store.h"
 #include "test/kvm_micro_guest.h"
@@ -374,6 +375,80 @@ TEST_CASE("a machine with more memory than the host has is not restored") {
   };
   CHECK(restore(HostMemoryMib() + 1) == "ERR_SNAPSHOT_HOST");
   CHECK(restore(64).empty());
+}
+
+TEST_CASE("memory that can grow is as it was, and what a forged snapshot says of it is checked") {
+  if (!HaveKvm()) return;
+  constexpr std::uint64_t kMiB = std::uint64_t{1} << 20U;
+  constexpr std::uint64_t kBlock = devices::mem::kBlockBytes;
+  const TempDirectory directory;
+  const TinyKernel kernel(kLetters);
+  {
+    Recorder recorder;
+    MachineConfig config = Config(kernel);
+    config.pluggable = {.max_bytes = 132 * kMiB, .requested_bytes = 0, .plugged = {}};
+    auto machine = Create(std::move(config), recorder);
+    REQUIRE(Start(*machine).has_value());
+    const auto resize = [&](std::uint64_t bytes) {
+      const Result<> result = Await([&](Machine::Callback done) {
+        machine->ResizeMemory(bytes, kPatience,
+                              [done = std::move(done)](Result<std::uint64_t> got) mutable {
+                                if (got.has_value()) return done({});
+                                done(std::unexpected(std::move(got).error()));
+                              });
+      });
+      return result.has_value() ? "" : result.error().code();
+    };
+    CHECK(resize(36 * kMiB) == "ERR_GUEST_NO_DRIVER");
+    for (const std::uint64_t bytes :
+         {std::uint64_t{0}, 28 * kMiB, 34 * kMiB, 168 * kMiB, 32 * kMiB + 1, ~std::uint64_t{0}}) {
+      CHECK(resize(bytes) == "ERR_INVALID_CONFIG");
+    }
+    REQUIRE(Save(*machine, directory.path()).has_value());
+    Close(machine);
+  }
+  const Snapshot good = OpenSnapshot(directory.path()).value().snapshot;
+  CHECK(good.config.pluggable->max_bytes == 132 * kMiB);
+  const auto restore = [&](const PluggableMemoryConfig& pluggable) {
+    Snapshot forged = good;
+    forged.config.pluggable = pluggable;
+    const std::vector<std::byte> state = EncodeSnapshot(forged);
+    std::ofstream(directory.path() + "/state", std::ios::binary)
+        .write(reinterpret_cast<const char*>(state.data()),
+               static_cast<std::streamsize>(state.size()));
+    Recorder recorder;
+    auto machine =
+        Restore({.directory = directory.path(), .drives = {}, .vsock_cid = {}, .console_bytes = {}},
+                recorder);
+    std::string code = CodeOf(machine);
+    if (!machine.has_value()) return code;
+    const MemoryStats memory = *(*machine)->Stats().memory;
+    CHECK(memory.bytes == 32 * kMiB + 3 * kBlock);
+    CHECK(memory.target_bytes == 32 * kMiB + pluggable.requested_bytes);
+    Close(*machine);
+    return code;
+  };
+  const GuestMemory::Extent first{.offset = 0, .length = kBlock};
+  const GuestMemory::Extent last{.offset = 248 * kMiB, .length = 2 * kBlock};
+  CHECK(restore({132 * kMiB, 8 * kMiB, {first, last}}).empty());
+  for (const PluggableMemoryConfig& bad : std::vector<PluggableMemoryConfig>{
+           {0, 0, {}},
+           {132 * kMiB + 1, 0, {}},
+           {~std::uint64_t{0}, 0, {}},
+           {132 * kMiB, 136 * kMiB, {}},
+           {132 * kMiB, 1, {}},
+           {132 * kMiB, 0, {last, first}},
+           {132 * kMiB, 0, {first, first}},
+           {132 * kMiB, 0, {{.offset = 256 * kMiB, .length = kBlock}}},
+           {132 * kMiB, 0, {{.offset = ~std::uint64_t{0} - kBlock + 1, .length = 2 * kBlock}}},
+           {132 * kMiB, 0, {{.offset = 4096, .length = kBlock}}},
+           // A larger region: the memory file is too short for it.
+           {260 * kMiB, 0, {first}}}) {
+    CAPTURE(bad.max_bytes);
+    CHECK(restore(bad) == "ERR_SNAPSHOT_INVALID");
+  }
+  const std::uint64_t host = HostMemoryMib() * kMiB / kBlock * kBlock;
+  CHECK(restore({host, 0, {}}) == "ERR_SNAPSHOT_HOST");
 }
 
 TEST_CASE("a snapshot that fails leaves the one before and the machine as they were") {

@@ -14,6 +14,7 @@ inline constexpr std::uint32_t kDeviceIdConsole = 3;
 inline constexpr std::uint32_t kDeviceIdRng = 4;
 inline constexpr std::uint32_t kDeviceIdBalloon = 5;
 inline constexpr std::uint32_t kDeviceIdVsock = 19;
+inline constexpr std::uint32_t kDeviceIdMem = 24;
 inline constexpr std::uint32_t kDeviceIdFs = 26;
 
 // virtio 1.2 §6: feature bits that belong to the transport and the rings.

@@ -26,6 +26,8 @@ class DeviceHost {
   // Replaces the bytes that the driver reads from the configuration space, bumps their
   // generation and raises the configuration interrupt.
   virtual void PublishConfig(std::span<const std::byte> config) = 0;
+  // The same without the interrupt: for what has changed because the driver asked for it.
+  virtual void ShowConfig(std::span<const std::byte> config) = 0;
   // Calls Notify(queue) again on a later turn of the loop: for a device that used up
   // its budget and lets others run. Any thread.
   virtual void Kick(std::uint16_t queue) = 0;

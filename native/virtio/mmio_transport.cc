@@ -453,12 +453,14 @@ void MmioTransport::Signal(std::uint32_t cause) {
 void MmioTransport::SignalQueues() { Signal(kInterruptQueue); }
 
 void MmioTransport::PublishConfig(std::span<const std::byte> config) {
-  {
-    const std::lock_guard lock(config_mutex_);
-    std::ranges::copy(config, page_.subspan(kRegConfig).begin());
-    Word(kRegConfigGeneration).fetch_add(1, std::memory_order_acq_rel);
-  }
+  ShowConfig(config);
   if (context_) Signal(kInterruptConfig);
+}
+
+void MmioTransport::ShowConfig(std::span<const std::byte> config) {
+  const std::lock_guard lock(config_mutex_);
+  std::ranges::copy(config, page_.subspan(kRegConfig).begin());
+  Word(kRegConfigGeneration).fetch_add(1, std::memory_order_acq_rel);
 }
 
 void MmioTransport::RefreshConfig() {

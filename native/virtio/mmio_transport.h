@@ -115,6 +115,7 @@ class MmioTransport final : private DeviceHost {
   // DeviceHost, device thread.
   void SignalQueues() override;
   void PublishConfig(std::span<const std::byte> config) override;
+  void ShowConfig(std::span<const std::byte> config) override;
   void Kick(std::uint16_t queue) override;
   void Fail(Error error) override;
 

@@ -18,7 +18,7 @@ std::vector<MemoryRange> MemoryMap(const GuestMemory& memory) {
                       .size = low_ram - layout::kHighMemory,
                       .type = MemoryType::kRam});
   }
-  for (const GuestMemory::Region& region : std::span(memory.regions()).subspan(1)) {
+  for (const GuestMemory::Region& region : memory.boot_regions().subspan(1)) {
     ranges.push_back({.start = region.base, .size = region.size, .type = MemoryType::kRam});
   }
   return ranges;

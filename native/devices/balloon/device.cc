@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "base/bytes.h"
-#include "devices/balloon/reclaim.h"
+#include "memory/reclaim.h"
 #include "virtio/abi.h"
 #include "virtio/service_queue.h"
 
@@ -163,7 +163,7 @@ void BalloonDevice::Inflate() {
   const std::uint64_t all = std::min<std::uint64_t>(context_->memory.size() / balloon::kPageSize,
                                                     std::numeric_limits<std::uint32_t>::max());
   virtio::ServiceQueue(*context_, kInflateQueue, kPagesBudget, [&](const virtio::Chain& chain) {
-    const std::uint64_t pages = balloon::ReclaimPages(context_->memory, ReadPages(chain));
+    const std::uint64_t pages = ReclaimPages(context_->memory, ReadPages(chain));
     // A guest that names a page twice is not believed to have more than all.
     actual_pages_.store(static_cast<std::uint32_t>(std::min(actual_pages_.load() + pages, all)));
     return virtio::Outcome::Used(0);
@@ -185,8 +185,7 @@ void BalloonDevice::Report() {
       *context_, *reporting_queue_, kReportingBudget, [&](const virtio::Chain& chain) {
         std::uint64_t bytes = 0;
         for (const virtio::Segment& segment : chain.writable()) {
-          bytes +=
-              balloon::ReclaimRange({static_cast<std::byte*>(segment.iov_base), segment.iov_len});
+          bytes += ReclaimRange({static_cast<std::byte*>(segment.iov_base), segment.iov_len});
         }
         reported_bytes_.fetch_add(bytes);
         return virtio::Outcome::Used(0);

@@ -1,12 +1,16 @@
-#include "devices/balloon/reclaim.h"
+#include "memory/reclaim.h"
 
 #include <sys/mman.h>
 
 #include <algorithm>
 
-#include "devices/balloon/protocol.h"
+namespace embervm {
 
-namespace embervm::devices::balloon {
+namespace {
+
+constexpr std::uint64_t kPageSize = GuestMemory::kPageSize;
+
+}  // namespace
 
 std::uint64_t ReclaimRange(std::span<std::byte> bytes) {
   const auto address = reinterpret_cast<std::uintptr_t>(bytes.data());
@@ -38,4 +42,4 @@ std::uint64_t ReclaimPages(const GuestMemory& memory, std::vector<std::uint32_t>
   return pages.size();
 }
 
-}  // namespace embervm::devices::balloon
+}  // namespace embervm

@@ -1,7 +1,7 @@
 // Giving guest memory back to the host. What the guest finds there later is zeros, or what a
 // snapshot had there: it has given up what it had written.
-#ifndef EMBERVM_DEVICES_BALLOON_RECLAIM_H_
-#define EMBERVM_DEVICES_BALLOON_RECLAIM_H_
+#ifndef EMBERVM_MEMORY_RECLAIM_H_
+#define EMBERVM_MEMORY_RECLAIM_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 #include "memory/guest_memory.h"
 
-namespace embervm::devices::balloon {
+namespace embervm {
 
 // The whole pages in `bytes`, which is guest memory; returns how many bytes that are.
 std::uint64_t ReclaimRange(std::span<std::byte> bytes);
@@ -19,6 +19,6 @@ std::uint64_t ReclaimRange(std::span<std::byte> bytes);
 // are not RAM are passed over. Returns how many different pages were RAM.
 std::uint64_t ReclaimPages(const GuestMemory& memory, std::vector<std::uint32_t> pages);
 
-}  // namespace embervm::devices::balloon
+}  // namespace embervm
 
-#endif  // EMBERVM_DEVICES_BALLOON_RECLAIM_H_
+#endif  // EMBERVM_MEMORY_RECLAIM_H_
