@@ -19,6 +19,24 @@ export const memoryMib: z.ZodMiniType<number> = z
     z.lte(hostMemoryMib(), 'this host has no more (MiB)'),
   );
 
+/** By how much memory comes and goes (native/devices/mem/protocol.h kBlockBytes). */
+const MEMORY_STEP_MIB = 4;
+
+export interface MemorySizes {
+  memoryMib: number;
+  maxMemoryMib?: number | undefined;
+}
+
+/** A check of an object that has both. */
+export const growableMemory: z.core.$ZodCheck<MemorySizes> = z.refine<MemorySizes>(
+  ({ memoryMib: least, maxMemoryMib: most = least }) =>
+    most >= least && (most - least) % MEMORY_STEP_MIB === 0,
+  {
+    path: ['maxMemoryMib'],
+    message: `must not be less than memoryMib, and differ from it by a multiple of ${MEMORY_STEP_MIB} (MiB)`,
+  },
+);
+
 /** Virtual CPUs; the addon lowers the bound to what KVM here allows. */
 export const vcpuCount: z.ZodMiniType<number> = z
   .int()

@@ -2,7 +2,7 @@
 
 import { ConfigError } from '../errors.js';
 import { abortSignal, hostPath, nonEmptyText, notBuilt, onlyBuilt, timeoutMs } from './common.js';
-import { memoryMib, vcpuCount } from './host-limits.js';
+import { growableMemory, memoryMib, vcpuCount } from './host-limits.js';
 import { parseConfig } from './parse.js';
 import { type ResolvedSharedDir, type SharedDirConfig, sharedDirs } from './shared-dirs.js';
 import * as z from './zod.js';
@@ -65,8 +65,13 @@ export interface MachineConfig {
   vcpus: number;
   /** How many {@link Machine.resizeVcpus} may bring on line; default `vcpus`. */
   maxVcpus?: number | undefined;
-  /** Guest memory in MiB. */
+  /** Guest memory in MiB, with which it boots. */
   memoryMib: number;
+  /**
+   * What {@link Machine.resizeMemory} may bring it to, in MiB; default `memoryMib`, from which it
+   * differs by a multiple of 4. Only what the guest uses is taken from the host.
+   */
+  maxMemoryMib?: number | undefined;
   drives?: DriveConfig[] | undefined;
   /** Directories of the host for the guest to mount. Such a machine cannot be saved. */
   sharedDirs?: SharedDirConfig[] | undefined;
@@ -92,6 +97,7 @@ export interface ResolvedMachineConfig {
   vcpus: number;
   maxVcpus?: number | undefined;
   memoryMib: number;
+  maxMemoryMib?: number | undefined;
   drives: (Omit<ResolvedAttachedDrive, 'id'> & { id?: string | undefined })[];
   sharedDirs: ResolvedSharedDir[];
   hotplugSlots: number;
@@ -113,6 +119,22 @@ export interface ResolvedAttachedDrive {
   readOnly: boolean;
   cache: DriveCache;
   rateLimit?: DriveRateLimit | undefined;
+}
+
+export interface ResizeMemoryOptions {
+  /**
+   * How long the guest may neither take nor return anything before that is the answer, in ms;
+   * default 60 000.
+   */
+  patienceMs?: number | undefined;
+  /** Ends the waiting. The guest goes on to where it was told. */
+  signal?: AbortSignal | undefined;
+}
+
+export interface ResolvedResizeMemory {
+  mib: number;
+  patienceMs: number;
+  signal?: AbortSignal | undefined;
 }
 
 export interface StopOptions {
@@ -231,6 +253,7 @@ const machineConfig = z.strictObject({
   vcpus: vcpuCount.check(z.describe('virtual CPUs')),
   maxVcpus: z.optional(vcpuCount).check(z.describe('virtual CPUs that can be on line')),
   memoryMib: memoryMib.check(z.describe('guest memory in MiB')),
+  maxMemoryMib: z.optional(memoryMib).check(z.describe('guest memory that can be had, in MiB')),
   drives: z
     ._default(
       z.array(drive).check(z.maxLength(MAX_DRIVES, 'the guest has no more drive letters')),
@@ -269,6 +292,7 @@ export const machineConfigSchema: z.ZodMiniType<ResolvedMachineConfig> = machine
     path: ['maxVcpus'],
     message: 'must not be less than vcpus',
   }),
+  growableMemory,
 );
 
 const attachedDrive: z.ZodMiniType<ResolvedAttachedDrive> = z.extend(drive, { id: driveId });
@@ -283,6 +307,12 @@ const vcpuTarget = z.strictObject({
 
 const balloonTarget = z.strictObject({
   mib: z.int().check(z.gte(0), z.describe('memory for the balloon, in MiB')),
+});
+
+const resizeMemory: z.ZodMiniType<ResolvedResizeMemory> = z.strictObject({
+  mib: z.int().check(z.gte(0), z.describe('memory that the guest should have, in MiB')),
+  patienceMs: z._default(timeoutMs, 60_000).check(z.describe('time without progress, in ms')),
+  signal: z.optional(abortSignal),
 });
 
 const stopOptions: z.ZodMiniType<ResolvedStopOptions> = z.strictObject({
@@ -351,22 +381,27 @@ export function parseBalloonTarget(input: unknown): number {
   return parseConfig(balloonTarget, { mib: input }, 'invalid size of the balloon').mib;
 }
 
+/** How much memory a guest should have, and the options that come after it. */
+export function parseResizeMemory(mib: unknown, input: unknown): ResolvedResizeMemory {
+  return parseConfig(resizeMemory, withField(input, { mib }), 'invalid size of memory');
+}
+
 export function parseStopOptions(input: unknown): ResolvedStopOptions {
   return parseConfig(stopOptions, input === undefined ? {} : input, 'invalid stop options');
 }
 
 /** The options, and the path that comes before them. */
 export function parseSnapshotOptions(directory: unknown, input: unknown): ResolvedSnapshotOptions {
-  return parseConfig(snapshotOptions, withDirectory(directory, input), 'invalid snapshot options');
+  return parseConfig(snapshotOptions, withField(input, { directory }), 'invalid snapshot options');
 }
 
 export function parseRestoreOptions(directory: unknown, input: unknown): ResolvedRestoreOptions {
-  return parseConfig(restoreOptions, withDirectory(directory, input), 'invalid restore overrides');
+  return parseConfig(restoreOptions, withField(input, { directory }), 'invalid restore overrides');
 }
 
-function withDirectory(directory: unknown, input: unknown): unknown {
+function withField(input: unknown, field: object): unknown {
   if (typeof input !== 'object' || input === null) return input;
-  return { ...input, directory };
+  return { ...input, ...field };
 }
 
 export function parsePort(input: unknown): number {

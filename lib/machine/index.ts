@@ -4,6 +4,7 @@ export type {
   DriveConfig,
   KernelConfig,
   MachineConfig,
+  ResizeMemoryOptions,
   RestoreOverrides,
   SnapshotOptions,
   StopOptions,

@@ -4,6 +4,7 @@ import type { Socket } from 'node:net';
 import type {
   AttachedDriveConfig,
   MachineConfig,
+  ResizeMemoryOptions,
   RestoreOverrides,
   SnapshotOptions,
   StopOptions,
@@ -237,6 +238,22 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
     const target = this.#config.parseBalloonTarget(mib);
     this.#require('set the balloon of', 'running', 'paused', 'created');
     await call(() => this.#native.setBalloon(target * BYTES_PER_MIB));
+  }
+
+  /**
+   * Has the guest bring its memory to `mib` MiB, from the `memoryMib` that it booted with to
+   * `maxMemoryMib`, by steps of 4. Resolves to what it has, in MiB, when it has come as far as it
+   * could: memory that it uses for what cannot be moved stays, and it returns the rest later if it
+   * can (`stats().memory`). ERR_UNSUPPORTED for a machine without a `maxMemoryMib`,
+   * ERR_GUEST_NO_DRIVER while the guest has no driver for it.
+   */
+  async resizeMemory(mib: number, options: ResizeMemoryOptions = {}): Promise<number> {
+    const { mib: target, patienceMs, signal } = this.#config.parseResizeMemory(mib, options);
+    this.#require('resize the memory of', 'running');
+    const what = 'resizing the memory';
+    if (signal?.aborted) throw abortedError(signal, what);
+    const resized = call(() => this.#native.resizeMemory(target * BYTES_PER_MIB, patienceMs));
+    return (await abortable(resized, signal, what)) / BYTES_PER_MIB;
   }
 
   /**

@@ -13,16 +13,21 @@ import type {
   NativeSharedDir,
 } from '../native/types.js';
 
+const BYTES_PER_MIB = 1024 * 1024;
+
 export function toNativeMachine(config: ResolvedMachineConfig): NativeMachineConfig {
-  const { vcpus, maxVcpus = vcpus } = config;
+  const { vcpus, maxVcpus = vcpus, memoryMib, maxMemoryMib = memoryMib } = config;
   // The guest starts the others when it is told to.
   const cpus = maxVcpus > vcpus ? [`maxcpus=${vcpus}`] : [];
+  // What comes is used at once, and for nothing that could not be moved away again.
+  const memory = maxMemoryMib > memoryMib ? ['memhp_default_state=online_movable'] : [];
   return {
     kernelPath: config.kernel.path,
     initrdPath: config.kernel.initrd,
-    commandLine: [...config.kernel.args, ...cpus].join(' '),
+    commandLine: [...config.kernel.args, ...cpus, ...memory].join(' '),
     vcpus: maxVcpus,
-    memoryMib: config.memoryMib,
+    memoryMib,
+    pluggableBytes: (maxMemoryMib - memoryMib) * BYTES_PER_MIB,
     drives: config.drives.map((drive, index) =>
       toNativeDrive({ ...drive, id: drive.id ?? `drive${index}` }),
     ),

@@ -58,6 +58,8 @@ export interface NativeMachineConfig {
   vcpus: number;
   /** In MiB. */
   memoryMib: number;
+  /** What it may have beyond that, in bytes: a multiple of 4 MiB; 0: nothing. */
+  pluggableBytes: number;
   drives: NativeDriveConfig[];
   sharedDirs: NativeSharedDir[];
   /** Empty slots for devices that come later. */
@@ -180,6 +182,8 @@ export interface NativeStats {
    * should have. `reportedBytes`: given back so far because the guest had no use for it.
    */
   balloon?: { targetBytes: number; actualBytes: number; reportedBytes: number };
+  /** Absent: it never has more than it boots with. `bytes`: what the guest has. */
+  memory?: { bytes: number; targetBytes: number };
   vsock: { connections: number; txBytes: number; rxBytes: number };
   interrupts: number;
 }
@@ -220,6 +224,11 @@ export interface NativeMachine {
   resizeDrive(id: string): Promise<number>;
   /** How much of the guest's memory the balloon should take. */
   setBalloon(bytes: number): Promise<void>;
+  /**
+   * How much memory the guest should have; what it has when it got there, or when it has taken and
+   * returned nothing for `patienceMs`.
+   */
+  resizeMemory(bytes: number, patienceMs: number): Promise<number>;
   balloonStatistics(): Promise<NativeBalloonStatistics>;
   /** Of a running or paused machine, which stays what it is. */
   snapshot(request: { directory: string; kind: NativeSnapshotKind }): Promise<NativeSnapshotReport>;

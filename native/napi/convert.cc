@@ -115,6 +115,12 @@ Napi::Object ToJs(Napi::Env env, const machine::MachineStats& stats) {
     balloon.Set("reportedBytes", Count(env, stats.balloon->reported_bytes));
     object.Set("balloon", balloon);
   }
+  if (stats.memory.has_value()) {
+    const auto memory = Napi::Object::New(env);
+    memory.Set("bytes", Count(env, stats.memory->bytes));
+    memory.Set("targetBytes", Count(env, stats.memory->target_bytes));
+    object.Set("memory", memory);
+  }
   const auto vsock = Napi::Object::New(env);
   vsock.Set("connections", Count(env, stats.vsock_connections));
   vsock.Set("txBytes", Count(env, stats.vsock_tx_bytes));

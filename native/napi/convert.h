@@ -6,6 +6,7 @@
 
 #include <napi.h>
 
+#include <chrono>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -50,6 +51,8 @@ Result<std::string> TextFromJs(const Napi::Value& value);
 Result<machine::SnapshotRequest> SnapshotRequestFromJs(const Napi::Value& value);
 // An integer from 0 to 2^53.
 Result<std::uint64_t> BytesFromJs(const Napi::Value& value);
+// An integer from 0 to 2^31 - 1.
+Result<std::chrono::milliseconds> MillisecondsFromJs(const Napi::Value& value);
 // A vsock port: an integer from 0 to 2^32 - 1.
 Result<std::uint32_t> PortFromJs(const Napi::Value& value);
 

@@ -165,6 +165,9 @@ Result<machine::MachineConfig> MachineConfigFromJs(const Napi::Value& value) {
   EMBERVM_TRY_ASSIGN(const std::uint64_t vcpus, GetInteger(object, "vcpus", kMaxU32));
   config.vcpus = static_cast<std::uint32_t>(vcpus);
   EMBERVM_TRY_ASSIGN(config.memory_mib, GetInteger(object, "memoryMib", kMaxMemoryMib));
+  EMBERVM_TRY_ASSIGN(const std::uint64_t pluggable,
+                     GetInteger(object, "pluggableBytes", kMaxMemoryMib << 20U));
+  if (pluggable > 0) config.pluggable = {.max_bytes = pluggable, .requested_bytes = 0};
   EMBERVM_TRY_ASSIGN(config.drives, GetDrives(object));
   EMBERVM_TRY_ASSIGN(config.shared_dirs, GetSharedDirs(object));
   EMBERVM_TRY_ASSIGN(const std::uint64_t slots, GetInteger(object, "hotplugSlots", kMaxU32));
@@ -227,6 +230,12 @@ Result<machine::SnapshotRequest> SnapshotRequestFromJs(const Napi::Value& value)
 
 Result<std::uint64_t> BytesFromJs(const Napi::Value& value) {
   return ToInteger(value, "bytes", std::uint64_t{1} << 53U);
+}
+
+Result<std::chrono::milliseconds> MillisecondsFromJs(const Napi::Value& value) {
+  EMBERVM_TRY_ASSIGN(const std::uint64_t count,
+                     ToInteger(value, "milliseconds", std::numeric_limits<std::int32_t>::max()));
+  return std::chrono::milliseconds(count);
 }
 
 Result<std::uint32_t> PortFromJs(const Napi::Value& value) {

@@ -38,6 +38,7 @@ Napi::Function MachineWrap::DefineClass(Napi::Env env) {
           InstanceMethod<&MachineWrap::SwapDrive>("swapDrive"),
           InstanceMethod<&MachineWrap::ResizeDrive>("resizeDrive"),
           InstanceMethod<&MachineWrap::SetBalloon>("setBalloon"),
+          InstanceMethod<&MachineWrap::ResizeMemory>("resizeMemory"),
           InstanceMethod<&MachineWrap::BalloonStatistics>("balloonStatistics"),
           InstanceMethod<&MachineWrap::Snapshot>("snapshot"),
           InstanceMethod<&MachineWrap::ConnectVsock>("connectVsock"),
@@ -298,6 +299,17 @@ Napi::Value MachineWrap::SetBalloon(const Napi::CallbackInfo& info) {
   return RunFor<void>(info.Env(), [&](machine::Machine& machine, machine::Machine::Callback done) {
     machine.SetBalloon(*bytes, std::move(done));
   });
+}
+
+Napi::Value MachineWrap::ResizeMemory(const Napi::CallbackInfo& info) {
+  const auto bytes = BytesFromJs(info[0]);
+  if (!bytes.has_value()) return Rejected(info.Env(), bytes.error());
+  const auto patience = MillisecondsFromJs(info[1]);
+  if (!patience.has_value()) return Rejected(info.Env(), patience.error());
+  return RunFor<std::uint64_t>(info.Env(),
+                               [&](machine::Machine& machine, machine::Machine::SizeCallback done) {
+                                 machine.ResizeMemory(*bytes, *patience, std::move(done));
+                               });
 }
 
 Napi::Value MachineWrap::BalloonStatistics(const Napi::CallbackInfo& info) {

@@ -40,6 +40,7 @@ class MachineWrap : public Napi::ObjectWrap<MachineWrap> {
   Napi::Value SwapDrive(const Napi::CallbackInfo& info);
   Napi::Value ResizeDrive(const Napi::CallbackInfo& info);
   Napi::Value SetBalloon(const Napi::CallbackInfo& info);
+  Napi::Value ResizeMemory(const Napi::CallbackInfo& info);
   Napi::Value BalloonStatistics(const Napi::CallbackInfo& info);
   Napi::Value Detach(const Napi::CallbackInfo& info);
   Napi::Value Snapshot(const Napi::CallbackInfo& info);

@@ -2,7 +2,12 @@ import { totalmem } from 'node:os';
 import { describe, expect, test } from 'vitest';
 import { z } from 'zod';
 import { checkCommandBytes, parseCommand, parseExecOptions } from '../../lib/config/exec.js';
-import { parseMachineConfig, parsePort, parseStopOptions } from '../../lib/config/machine.js';
+import {
+  parseMachineConfig,
+  parsePort,
+  parseResizeMemory,
+  parseStopOptions,
+} from '../../lib/config/machine.js';
 import { parseSandboxOptions } from '../../lib/config/sandbox.js';
 import { ConfigError } from '../../lib/errors.js';
 import { thrown } from '../helpers/rejection.js';
@@ -261,6 +266,9 @@ describe('machine configurations that are wrong', () => {
     [{ ...machine, hotplugSlots: {} }, 'hotplugSlots', 'number'],
     [{ ...machine, vcpus: 1000 }, 'vcpus is 1000', 'at most 32'],
     [{ ...machine, memoryMib: -1 }, 'memoryMib is -1', 'at least 32'],
+    [{ ...machine, maxMemoryMib: 60 }, 'maxMemoryMib', 'not be less than memoryMib'],
+    [{ ...machine, maxMemoryMib: 66 }, 'maxMemoryMib', 'a multiple of 4'],
+    [{ ...machine, maxMemoryMib: 2 ** 40 }, 'maxMemoryMib', 'this host has no more'],
     [{ ...machine, drives: [{ path: '/d', id: 'i'.repeat(21) }] }, 'drives[0].id', '20 bytes'],
     [{ ...machine, drives: [{}] }, 'drives[0].path'],
     [{ ...machine, drives: Array(27).fill({ path: '/d' }) }, 'drives', 'at most 26 entries'],
@@ -274,6 +282,19 @@ describe('machine configurations that are wrong', () => {
     [{ ...machine, rng: 'yes' }, 'rng must be a boolean'],
     [{ ...machine, cpus: 1 }, 'unknown option "cpus"'],
   ]);
+});
+
+describe('sizes of memory that are wrong', () => {
+  refuses(
+    (input) =>
+      parseResizeMemory((input as { mib: unknown }).mib, (input as { more: unknown }).more),
+    [
+      [{ mib: -1, more: {} }, 'mib is -1', 'at least 0'],
+      [{ mib: '64', more: {} }, 'mib must be a number'],
+      [{ mib: 64, more: { patienceMs: -1 } }, 'patienceMs is -1'],
+      [{ mib: 64, more: { timeoutMs: 1 } }, 'unknown option "timeoutMs"'],
+    ],
+  );
 });
 
 describe('exec options that are wrong', () => {
