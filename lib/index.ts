@@ -32,12 +32,12 @@ export type {
   RegistryHostOptions,
   RegistryOptions,
 } from './config/registry.js';
+export type { ResizeOptions } from './config/resize.js';
 export type { Rlimit, RlimitName } from './config/rlimits.js';
 export type {
   BootStage,
   ListOptions,
   ProgressEvent,
-  ResizeOptions,
   SandboxOptions,
   StageEvent,
   StartOptions,
@@ -94,6 +94,7 @@ export type {
   Execution,
   GuestMemory,
   Metrics,
+  ResizeResult,
   SandboxImage,
   SandboxStatus,
   StopReason,

@@ -20,7 +20,7 @@ export const memoryMib: z.ZodMiniType<number> = z
   );
 
 /** By how much memory comes and goes (native/devices/mem/protocol.h kBlockBytes). */
-const MEMORY_STEP_MIB = 4;
+export const MEMORY_STEP_MIB = 4;
 
 export interface MemorySizes {
   memoryMib: number;
@@ -36,6 +36,20 @@ export const growableMemory: z.core.$ZodCheck<MemorySizes> = z.refine<MemorySize
     message: `must not be less than memoryMib, and differ from it by a multiple of ${MEMORY_STEP_MIB} (MiB)`,
   },
 );
+
+/** What its region is made of, and that of a guest that boots with much (GuestMemory::PluggableAlignment). */
+const REGION_STEP_MIB = 128;
+const LARGE_REGION_STEP_MIB = 2048;
+const LARGE_GUEST_MIB = 63 * 1024;
+
+/** How long the file is that holds the memory of such a guest, in MiB: most of it may be a hole. */
+export function memoryFileMib({
+  memoryMib: least,
+  maxMemoryMib: most = least,
+}: MemorySizes): number {
+  const step = least >= LARGE_GUEST_MIB ? LARGE_REGION_STEP_MIB : REGION_STEP_MIB;
+  return least + Math.ceil((most - least) / step) * step;
+}
 
 /** Virtual CPUs; the addon lowers the bound to what KVM here allows. */
 export const vcpuCount: z.ZodMiniType<number> = z

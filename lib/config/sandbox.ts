@@ -1,6 +1,4 @@
 /** Options of `Sandbox.create`. */
-
-import { ConfigError } from '../errors.js';
 import {
   abortSignal,
   absoluteGuestPath,
@@ -9,12 +7,11 @@ import {
   hostPath,
   limitMs,
   nonEmptyText,
-  notBuilt,
   onlyBuilt,
   sandboxName,
   timeoutMs,
 } from './common.js';
-import { memoryMib, vcpuCount } from './host-limits.js';
+import { growableMemory, type MemorySizes, memoryMib, vcpuCount } from './host-limits.js';
 import {
   type ImageOption,
   type ImageProgressEvent,
@@ -121,6 +118,11 @@ export interface SandboxOptions {
   maxCpus?: number | undefined;
   /** Guest memory in MiB; default 512. */
   memoryMib?: number | undefined;
+  /**
+   * What {@link Sandbox.resize} may bring it to, in MiB; default `memoryMib`, from which it differs
+   * by a multiple of 4.
+   */
+  maxMemoryMib?: number | undefined;
   /** Environment of every command. */
   env?: Record<string, string> | undefined;
   /** Working directory of every command; the user's home when absent. */
@@ -188,11 +190,6 @@ export interface SandboxOptions {
 /** What `Sandbox.start` takes; the rest is as it was at the creation. */
 export type StartOptions = Pick<SandboxOptions, 'bootTimeoutMs' | 'onProgress' | 'signal'>;
 
-export interface ResizeOptions {
-  /** Virtual CPUs on line, at most `maxCpus`. */
-  cpus: number;
-}
-
 export interface ListOptions {
   /** Only sandboxes that have all of these. */
   labels?: Record<string, string> | undefined;
@@ -222,6 +219,7 @@ export interface ResolvedSandboxOptions {
   cpus: number;
   maxCpus: number;
   memoryMib: number;
+  maxMemoryMib: number;
   env: Record<string, string>;
   workdir?: string | undefined;
   user?: string | undefined;
@@ -303,6 +301,7 @@ const vmFields = {
   cpus: z._default(vcpuCount, 1).check(z.describe('virtual CPUs')),
   maxCpus: z.optional(vcpuCount).check(z.describe('virtual CPUs that can be on line')),
   memoryMib: z._default(memoryMib, 512).check(z.describe('guest memory in MiB')),
+  maxMemoryMib: z.optional(memoryMib).check(z.describe('guest memory that can be had, in MiB')),
   rootDiskMib: z
     ._default(
       z
@@ -333,7 +332,7 @@ const vmFields = {
 /** What a VM has from its beginning to its end: those with the same can stand for each other. */
 export type VmConfig = Pick<
   ResolvedSandboxOptions,
-  'cpus' | 'maxCpus' | 'memoryMib' | 'rootDiskMib' | 'securityProfile' | 'kernel'
+  'cpus' | 'maxCpus' | 'memoryMib' | 'maxMemoryMib' | 'rootDiskMib' | 'securityProfile' | 'kernel'
 >;
 
 interface CpuCounts {
@@ -346,12 +345,18 @@ const enoughCpus = z.refine<CpuCounts>(({ cpus, maxCpus = cpus }) => maxCpus >= 
   message: 'must not be less than cpus',
 });
 
-function withMaxCpus<Config extends CpuCounts>(config: Config): Config & { maxCpus: number } {
-  return { ...config, maxCpus: config.maxCpus ?? config.cpus };
+function withMaxima<Config extends CpuCounts & MemorySizes>(
+  config: Config,
+): Config & { maxCpus: number; maxMemoryMib: number } {
+  return {
+    ...config,
+    maxCpus: config.maxCpus ?? config.cpus,
+    maxMemoryMib: config.maxMemoryMib ?? config.memoryMib,
+  };
 }
 
 export const vmConfig: z.ZodMiniType<VmConfig> = z.prefault(
-  z.pipe(z.strictObject(vmFields).check(enoughCpus), z.transform(withMaxCpus)),
+  z.pipe(z.strictObject(vmFields).check(enoughCpus, growableMemory), z.transform(withMaxima)),
   {},
 );
 
@@ -394,7 +399,6 @@ const fields = z.strictObject({
   signal: z.optional(abortSignal).check(z.describe('gives up the creation')),
   image: z.optional(imageOption).check(z.describe('what the root is made of')),
   snapshot: z.optional(sandboxName).check(z.describe('go on from a snapshot')),
-  maxMemoryMib: notBuilt('maxMemoryMib', 'set memoryMib to the maximum'),
   entrypoint: z.optional(z.array(cleanText)).check(z.describe('instead of that of the image')),
   init: z.optional(init).check(z.describe('PID 1 of the workload')),
   scripts: z
@@ -412,6 +416,7 @@ const fields = z.strictObject({
 export const sandboxOptionsSchema: z.ZodMiniType<ResolvedSandboxOptions> = z.pipe(
   fields.check(
     enoughCpus,
+    growableMemory,
     z.refine(({ warmStart, vmFactory }) => warmStart === undefined || vmFactory === undefined, {
       message: 'vmFactory decides how it starts: leave out warmStart',
       path: ['warmStart'],
@@ -420,7 +425,7 @@ export const sandboxOptionsSchema: z.ZodMiniType<ResolvedSandboxOptions> = z.pip
   z.transform(({ ephemeral, replace, ...options }) => {
     const grace = replace === true ? DEFAULT_REPLACE_MS : undefined;
     return {
-      ...withMaxCpus(options),
+      ...withMaxima(options),
       ephemeral: ephemeral ?? options.name === undefined,
       replaceMs: typeof replace === 'object' ? replace.timeoutMs : grace,
     };
@@ -431,11 +436,6 @@ const start = z.strictObject({
   bootTimeoutMs: z.optional(limitMs),
   onProgress: z.optional(progressCallback),
   signal: z.optional(abortSignal),
-});
-
-const resizing: z.ZodMiniType<ResizeOptions> = z.strictObject({
-  cpus: vcpuCount.check(z.describe('virtual CPUs on line')),
-  memoryMib: notBuilt('memoryMib', 'create another sandbox with that much'),
 });
 
 const list: z.ZodMiniType<ResolvedListOptions> = z.strictObject({
@@ -467,18 +467,6 @@ export function parseSandboxName(input: unknown): string {
 
 export function parseStartOptions(input: unknown): StartOptions {
   return parseConfig(start, input === undefined ? {} : input, 'invalid start options');
-}
-
-/** What a sandbox that has at most `maxCpus` can be resized to. */
-export function parseResizeOptions(input: unknown, maxCpus: number): ResizeOptions {
-  const options = parseConfig(resizing, input, 'invalid resize options');
-  if (options.cpus <= maxCpus) return options;
-  throw new ConfigError(
-    'ERR_INVALID_CONFIG',
-    `invalid resize options: the sandbox was created for at most ${maxCpus} cpus. Create one with ` +
-      'a higher maxCpus',
-    { context: { option: 'cpus', cpus: options.cpus, maxCpus } },
-  );
 }
 
 export function parseListOptions(input: unknown): ResolvedListOptions {

@@ -82,6 +82,7 @@ export type ForkOptions = Omit<
   | 'registry'
   | 'maxCpus'
   | 'memoryMib'
+  | 'maxMemoryMib'
   | 'rootDiskMib'
   | 'kernel'
   | 'securityProfile'
@@ -162,6 +163,7 @@ const FIXED_BY_MEMORY = [
   ...FIXED_BY_DISK,
   'maxCpus',
   'memoryMib',
+  'maxMemoryMib',
   'kernel',
   'securityProfile',
   'init',
@@ -206,7 +208,8 @@ export function inheritOptions(
   refuseDecided(input as Record<string, unknown>, what);
   const before = parseSandboxOptions(pick(origin, INHERITED));
   const { snapshot: _snapshot, ...own } = input;
-  const asked = parseSandboxOptions(own);
+  // What is given is possible beside what is not.
+  const asked = parseSandboxOptions({ ...own, memoryMib: own.memoryMib ?? origin.memoryMib });
   for (const key of kind === 'memory' ? FIXED_BY_MEMORY : FIXED_BY_DISK) {
     if (own[key] !== undefined && !same(before, asked, key)) throw fixed(key, what);
   }
@@ -216,6 +219,8 @@ export function inheritOptions(
   const merged: SandboxOptions = { ...pick(origin, INHERITED), ...given };
   // With fewer CPUs on line there are no fewer of them.
   if (fromMemory) merged.maxCpus = before.maxCpus;
+  // Another size is another machine, which grows only where it is asked to.
+  else if (own.memoryMib !== undefined) merged.maxMemoryMib = own.maxMemoryMib;
   if (origin.env !== undefined) merged.env = { ...origin.env, ...own.env };
   const mounts = { ...memoryMounts(origin.mounts), ...own.mounts };
   if (Object.keys(mounts).length > 0) merged.mounts = mounts;

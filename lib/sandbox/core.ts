@@ -18,10 +18,12 @@ import {
   parseMetricsStreamOptions,
   type ResolvedMetricsOptions,
 } from '../config/metrics.js';
-import { parseResizeOptions, type ResolvedSandboxOptions } from '../config/sandbox.js';
+import { parseResizeOptions } from '../config/resize.js';
+import type { ResolvedSandboxOptions } from '../config/sandbox.js';
 import { ConfigError, MachineError, RpcError } from '../errors.js';
 import type { Machine } from '../machine/machine.js';
 import type { VsockListener } from '../machine/types.js';
+import { abortable } from '../machine/wait.js';
 import { AGENT_PORT, type AgentClient } from '../rpc/agent-client.js';
 import { ExecChannel, type ExecStart } from '../rpc/exec-channel.js';
 import type { ImagePin } from '../state/image-pin.js';
@@ -37,7 +39,7 @@ import type { SandboxMounts } from './mounts.js';
 import { Saving } from './saving.js';
 import { withScripts } from './scripts.js';
 import { streamedTerminal, TERMINAL_ENV, TerminalHost } from './terminal-host.js';
-import type { BootReport, Execution, Metrics, SandboxStatus } from './types.js';
+import type { BootReport, Execution, Metrics, ResizeResult, SandboxStatus } from './types.js';
 import type { BootAssets } from './vm/boot-assets.js';
 
 const MIB = 1024 * 1024;
@@ -239,13 +241,24 @@ export class SandboxCore implements ExecHost {
     }
   }
 
-  /** Brings CPUs on line, or takes them off. */
-  async resizeMachine(input: unknown): Promise<void> {
-    const { cpus } = parseResizeOptions(input, this.#options.maxCpus);
+  /** Has the guest bring CPUs on line, take and return memory. */
+  async resizeMachine(input: unknown): Promise<ResizeResult> {
+    const { cpus, memoryMib, signal } = parseResizeOptions(input, this.#options);
     const end = this.lifecycle.begin();
+    const result: ResizeResult = {};
     try {
-      await this.#machine.resizeVcpus(cpus);
-      this.#logs?.system('info', `${cpus} CPUs`);
+      if (cpus !== undefined) {
+        const resized = this.#machine.resizeVcpus(cpus);
+        await abortable(resized, signal, 'resizing the sandbox');
+        this.#logs?.system('info', `${cpus} CPUs`);
+      }
+      if (memoryMib !== undefined && this.#options.maxMemoryMib > this.#options.memoryMib) {
+        result.memoryMib = await this.#machine.resizeMemory(memoryMib, { signal });
+        this.#logs?.system('info', `${result.memoryMib} MiB of memory`);
+      } else if (memoryMib !== undefined) {
+        result.memoryMib = memoryMib;
+      }
+      return result;
     } catch (error) {
       throw await this.explain(error);
     } finally {

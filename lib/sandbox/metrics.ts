@@ -16,6 +16,7 @@ const ENDING_MS = 5_000;
 export interface MetricsSource {
   /** When the sandbox was ready, by the clock of `stats()`. */
   readonly startedAtNs: number;
+  /** Of a machine whose counters do not tell. */
   readonly limitBytes: number;
   stats(): NativeStats;
   residentBytes(): Promise<number | null>;
@@ -52,7 +53,7 @@ export async function sampleMetrics(source: MetricsSource, since?: Metrics): Pro
       deviceExits: sum(stats.vcpus.map((vcpu) => vcpu.deviceExits)),
       emulatedInstructions: emulated.some((count) => count < 0) ? null : sum(emulated),
     },
-    memory: { limitBytes: source.limitBytes, residentBytes, guest },
+    memory: { limitBytes: stats.memory?.bytes ?? source.limitBytes, residentBytes, guest },
     disk: {
       readBytes: sum(drives.map((drive) => drive.readBytes)),
       writtenBytes: sum(drives.map((drive) => drive.writtenBytes)),

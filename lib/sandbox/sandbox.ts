@@ -5,12 +5,8 @@ import type { ExecOptions } from '../config/exec.js';
 import type { LogOptions, LogStreamOptions } from '../config/logs.js';
 import type { StopOptions } from '../config/machine.js';
 import type { MetricsOptions, MetricsStreamOptions } from '../config/metrics.js';
-import type {
-  ListOptions,
-  ResizeOptions,
-  SandboxOptions,
-  StartOptions,
-} from '../config/sandbox.js';
+import type { ResizeOptions } from '../config/resize.js';
+import type { ListOptions, SandboxOptions, StartOptions } from '../config/sandbox.js';
 import type { ForkOptions, SaveOptions } from '../config/snapshot.js';
 import { ConfigError } from '../errors.js';
 import type { VsockListener } from '../machine/types.js';
@@ -23,6 +19,7 @@ import type {
   BootReport,
   Execution,
   Metrics,
+  ResizeResult,
   SandboxImage,
   SandboxStatus,
   StopResult,
@@ -246,9 +243,11 @@ export class Sandbox implements AsyncDisposable {
 
   /**
    * Brings virtual CPUs on line, or takes them off, until `cpus` are on, of at most the `maxCpus` that
-   * it was created with. Holds until the sandbox ends.
+   * it was created with; has the guest take or return memory until it has `memoryMib`, from that of its
+   * creation to its `maxMemoryMib`. Holds until the sandbox ends. Resolves when the guest has come as
+   * far as it could: it keeps memory that it uses for what cannot be moved.
    */
-  resize(options: ResizeOptions): Promise<void> {
+  resize(options: ResizeOptions): Promise<ResizeResult> {
     return this.#core.resizeMachine(options);
   }
 

@@ -4,6 +4,7 @@
  * the form of sparse-stream.ts, of which the manifest has the length and the digest.
  */
 import { createHash } from 'node:crypto';
+import { memoryFileMib } from '../config/host-limits.js';
 import type { SandboxOptions } from '../config/sandbox.js';
 import { checkOrigin } from '../config/snapshot.js';
 import { MachineError } from '../errors.js';
@@ -70,7 +71,8 @@ function requireConsistent({ options, files }: SnapshotManifest, archive: string
     const why = `what its sandbox was created with is not possible here: ${(cause as Error).message}`;
     throw archiveInvalid(archive, why, cause);
   }
-  const { memoryMib, rootDiskMib } = resolved;
+  const { rootDiskMib } = resolved;
+  const memoryMib = memoryFileMib(resolved);
   for (const { path, bytes, storedBytes } of files) {
     const isMemory = path.startsWith('machine/memory-');
     const mib = path === DISK_FILE ? rootDiskMib : isMemory ? memoryMib : undefined;

@@ -37,6 +37,11 @@ export interface SandboxImage {
   labels: Record<string, string>;
 }
 
+export interface ResizeResult {
+  /** What the guest has then, in MiB, where it was asked to resize its memory. */
+  memoryMib?: number;
+}
+
 export interface Metrics {
   uptimeMs: number;
   cpu: {
@@ -61,6 +66,7 @@ export interface Metrics {
     emulatedInstructions: number | null;
   };
   memory: {
+    /** What the guest has, all in all. */
     limitBytes: number;
     /** Of the guest's memory, what is resident on the host; `null` when it was not counted. */
     residentBytes: number | null;

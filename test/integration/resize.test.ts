@@ -1,10 +1,11 @@
-/** CPUs of a sandbox that come and go. */
+/** CPUs and memory of a sandbox that come and go. */
+import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { Sandbox } from '../../lib/index.js';
+import { Sandbox, Snapshot } from '../../lib/index.js';
 import { BOOT_TIMEOUT_MS, describeGuest, small, useHome } from '../helpers/guest.js';
 import { rejection } from '../helpers/rejection.js';
 
-useHome();
+const home = useHome();
 
 const online = async (sandbox: Sandbox): Promise<number> =>
   Number((await sandbox.exec('nproc')).stdout);
@@ -45,7 +46,8 @@ describeGuest('a sandbox that can have more CPUs', () => {
     [{ cpus: 1.5 }, 'ERR_INVALID_CONFIG', 'cpus'],
     [{}, 'ERR_INVALID_CONFIG', 'cpus'],
     [undefined, 'ERR_INVALID_CONFIG', 'object'],
-    [{ cpus: 2, memoryMib: 256 }, 'ERR_UNSUPPORTED', 'memoryMib'],
+    [{ signal: new AbortController().signal }, 'ERR_INVALID_CONFIG', 'memoryMib has to be given'],
+    [{ cpus: 2, memoryMib: 256 }, 'ERR_INVALID_CONFIG', 'a higher maxMemoryMib'],
   ])('refuses %j', async (options, code, message) => {
     const error = await rejection(sandbox.resize(options as { cpus: number }));
     expect(error.code).toBe(code);
@@ -82,6 +84,104 @@ describeGuest('a sandbox that can have more CPUs', () => {
       for (const options of [{ cpus: 4 }, { maxCpus: 2 } as object]) {
         expect((await rejection(sandbox.fork(options))).code).toBe('ERR_INVALID_CONFIG');
       }
+    },
+    BOOT_TIMEOUT_MS,
+  );
+});
+
+const totalMib = async (sandbox: Sandbox): Promise<number> => {
+  const { stdout } = await sandbox.exec('awk', ['/MemTotal/ { print $2 }', '/proc/meminfo']);
+  return Number(stdout) / 1024;
+};
+
+describeGuest('a sandbox that can have more memory', () => {
+  const BOOT_MIB = 128;
+  const SIZE_MIB = BOOT_MIB + 64;
+  const options = small({ maxMemoryMib: BOOT_MIB + 256 });
+  let sandbox: Sandbox;
+
+  beforeAll(async () => {
+    sandbox = await Sandbox.create(options);
+  }, BOOT_TIMEOUT_MS);
+
+  afterAll(() => sandbox?.close());
+
+  const limitMib = async (of: Sandbox): Promise<number> =>
+    (await of.metrics()).memory.limitBytes / 2 ** 20;
+
+  test('begins with that of its creation, and has more when it is told to', async () => {
+    expect(await totalMib(sandbox)).toBeLessThan(BOOT_MIB);
+    expect(await limitMib(sandbox)).toBe(BOOT_MIB);
+    expect(await sandbox.resize({ memoryMib: SIZE_MIB })).toEqual({ memoryMib: SIZE_MIB });
+    await expect
+      .poll(() => totalMib(sandbox), { timeout: BOOT_TIMEOUT_MS })
+      .toBeGreaterThan(BOOT_MIB + 32);
+    expect(await limitMib(sandbox)).toBe(SIZE_MIB);
+  });
+
+  test.each([
+    [{ memoryMib: BOOT_MIB + 260 }, 'at most 384'],
+    [{ memoryMib: BOOT_MIB - 4 }, 'at least the memoryMib that it boots with, 128'],
+    [{ memoryMib: BOOT_MIB + 2 }, 'by 4, from 128 on'],
+    [{ memoryMib: 1.5 }, 'memoryMib'],
+    [{ memoryMib: SIZE_MIB, cpus: 2 }, 'at most 1 cpus'],
+  ])('refuses %j', async (target, message) => {
+    const error = await rejection(sandbox.resize(target));
+    expect(error.code).toBe('ERR_INVALID_CONFIG');
+    expect(error.message).toContain(message);
+    expect(await limitMib(sandbox)).toBe(SIZE_MIB);
+  });
+
+  test('stops waiting when it is told to', async () => {
+    const signal = AbortSignal.abort();
+    const error = await rejection(sandbox.resize({ memoryMib: BOOT_MIB, signal }));
+    expect(error.code).toBe('ERR_ABORTED');
+    expect(await limitMib(sandbox)).toBe(SIZE_MIB);
+  });
+
+  test(
+    'is copied with what it has, and each goes its own way',
+    async () => {
+      await using copy = await sandbox.fork();
+      expect(await limitMib(copy)).toBe(SIZE_MIB);
+      expect(await copy.resize({ memoryMib: BOOT_MIB })).toEqual({ memoryMib: BOOT_MIB });
+      await expect.poll(() => totalMib(copy), { timeout: BOOT_TIMEOUT_MS }).toBeLessThan(BOOT_MIB);
+      expect(await limitMib(sandbox)).toBe(SIZE_MIB);
+      expect(await totalMib(sandbox)).toBeGreaterThan(BOOT_MIB + 32);
+      const fixed = await rejection(sandbox.fork({ maxMemoryMib: 1024 } as object));
+      expect(fixed.code).toBe('ERR_INVALID_CONFIG');
+    },
+    BOOT_TIMEOUT_MS,
+  );
+
+  test(
+    'goes through an archive with what it has',
+    async () => {
+      const archive = join(home, 'grown.tar');
+      const snapshot = await sandbox.snapshot('grown');
+      await snapshot.export(archive, { compress: false });
+      await snapshot.remove();
+      await Snapshot.import(archive, { name: 'arrived' });
+      await using copy = await Sandbox.create({ snapshot: 'arrived' });
+      expect(await limitMib(copy)).toBe(SIZE_MIB);
+      expect(await copy.resize({ memoryMib: BOOT_MIB + 256 })).toEqual({
+        memoryMib: BOOT_MIB + 256,
+      });
+    },
+    BOOT_TIMEOUT_MS,
+  );
+
+  test(
+    'starts from a template of those that can have as much, and no other',
+    async () => {
+      await using warm = await Sandbox.create(options);
+      expect(warm.bootReport().start).toBe('warm');
+      expect(await limitMib(warm)).toBe(BOOT_MIB);
+      expect(await warm.resize({ memoryMib: BOOT_MIB + 4 })).toEqual({ memoryMib: BOOT_MIB + 4 });
+      await using plain = await Sandbox.create(small());
+      expect(await plain.resize({ memoryMib: BOOT_MIB })).toEqual({ memoryMib: BOOT_MIB });
+      const error = await rejection(plain.resize({ memoryMib: BOOT_MIB + 4 }));
+      expect(error.code).toBe('ERR_INVALID_CONFIG');
     },
     BOOT_TIMEOUT_MS,
   );

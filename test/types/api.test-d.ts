@@ -66,7 +66,7 @@ expectTypeOf<ExecError['code']>().toEqualTypeOf<
 >();
 
 // @ts-expect-error What is not built is no option.
-({ maxMemoryMib: 1024 }) satisfies SandboxOptions;
+({ disks: 1024 }) satisfies SandboxOptions;
 // @ts-expect-error A misspelt option is none.
 sandbox.exec('ls', [], { timeout: 1 });
 // @ts-expect-error An event of another name is none.

@@ -2,6 +2,7 @@ import { totalmem } from 'node:os';
 import { describe, expect, test } from 'vitest';
 import { z } from 'zod';
 import { checkCommandBytes, parseCommand, parseExecOptions } from '../../lib/config/exec.js';
+import { memoryFileMib } from '../../lib/config/host-limits.js';
 import {
   parseMachineConfig,
   parsePort,
@@ -21,6 +22,7 @@ describe('defaults', () => {
       cpus: 1,
       maxCpus: 1,
       memoryMib: 512,
+      maxMemoryMib: 512,
       mounts: [],
       patches: [],
       pullPolicy: 'if-missing',
@@ -107,6 +109,8 @@ describe('sandbox options that are wrong', () => {
     [{ memoryMib: 100.5 }, 'memoryMib must be an integer, not 100.5'],
     [{ memoryMib: hostMib + 1 }, `memoryMib is ${hostMib + 1}`, `at most ${hostMib}`],
     [{ memoryMib: '512' }, 'memoryMib must be a number, not "512"'],
+    [{ memoryMib: 64, maxMemoryMib: 60 }, 'maxMemoryMib', 'not be less than memoryMib'],
+    [{ memoryMib: 64, maxMemoryMib: 65 }, 'maxMemoryMib', 'a multiple of 4'],
     [{ memoryMib: Number.NaN }, 'memoryMib must be a number, not NaN'],
     [{ name: '' }, 'name is ""', 'must not be empty'],
     [{ name: '-a' }, 'name is "-a"', 'starts with a letter or digit'],
@@ -180,7 +184,6 @@ describe('names that are right', () => {
 
 describe('what is not built yet', () => {
   test.each([
-    ['maxMemoryMib', 4096],
     ['detached', true],
     ['network', { mode: 'nat' }],
   ])('the sandbox option %s is refused by name', (option, value) => {
@@ -282,6 +285,13 @@ describe('machine configurations that are wrong', () => {
     [{ ...machine, rng: 'yes' }, 'rng must be a boolean'],
     [{ ...machine, cpus: 1 }, 'unknown option "cpus"'],
   ]);
+});
+
+test('the file of a memory is as long as its pluggable region makes it', () => {
+  expect(memoryFileMib({ memoryMib: 128 })).toBe(128);
+  expect(memoryFileMib({ memoryMib: 100, maxMemoryMib: 104 })).toBe(228);
+  expect(memoryFileMib({ memoryMib: 128, maxMemoryMib: 384 })).toBe(384);
+  expect(memoryFileMib({ memoryMib: 63 * 1024, maxMemoryMib: 63 * 1024 + 4 })).toBe(65 * 1024);
 });
 
 describe('sizes of memory that are wrong', () => {

@@ -54,7 +54,7 @@ export async function coldStart(request: VmRequest, options: ColdStartOptions): 
 }
 
 function createMachine({ config, assets, diskPath, signal }: VmRequest): Promise<Machine> {
-  const { maxCpus, memoryMib, kernel } = config;
+  const { maxCpus, memoryMib, maxMemoryMib, kernel } = config;
   return Machine.create(
     {
       kernel: {
@@ -65,6 +65,7 @@ function createMachine({ config, assets, diskPath, signal }: VmRequest): Promise
       vcpus: bootCpus(config),
       maxVcpus: maxCpus,
       memoryMib,
+      maxMemoryMib,
       drives: [
         { id: 'base', path: assets.base, readOnly: true },
         { id: 'upper', path: diskPath },

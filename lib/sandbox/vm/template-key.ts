@@ -16,14 +16,15 @@ export async function templateKeys(
   config: VmConfig,
   assets: BootAssets,
 ): Promise<Record<TemplateKind, string>> {
-  const { maxCpus, memoryMib, rootDiskMib, securityProfile, kernel } = config;
+  const { maxCpus, memoryMib, maxMemoryMib, rootDiskMib, securityProfile, kernel } = config;
   const cpus = bootCpus(config);
   const paths = [assets.kernel, assets.initramfs, assets.base, await upperTemplate(rootDiskMib)];
   const files = await Promise.all(paths.map(identity));
   const args = [...guestCommandLine, ...kernel.args];
   const { baseType } = assets;
   const cpu = { cpus, maxCpus };
-  const parts = { FORMAT, baseType, files, args, cpu, memoryMib, rootDiskMib, securityProfile };
+  const memory = { memoryMib, maxMemoryMib };
+  const parts = { FORMAT, baseType, files, args, cpu, memory, rootDiskMib, securityProfile };
   const hash = createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 32);
   return { booted: `${hash}-booted`, ready: `${hash}-ready` };
 }
