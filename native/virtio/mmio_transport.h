@@ -143,7 +143,9 @@ class MmioTransport final : private DeviceHost {
   void DeactivateDevice();
   void OnNotify(std::uint16_t queue);
   void Signal(std::uint32_t cause);
+  void RaiseLine() const;
 
+  static std::uint64_t OfferedFeatures(const Device& device);
   // One 32-bit register in the page. The guest may read it at any moment.
   [[nodiscard]] std::atomic_ref<std::uint32_t> Word(std::uint64_t offset) const;
   [[nodiscard]] std::uint32_t Status() const;
