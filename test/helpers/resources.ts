@@ -33,8 +33,19 @@ function threadName(id: string): string {
   }
 }
 
+export interface Countable {
+  descriptors: string[];
+  threads: string[];
+}
+
 /** Descriptors and threads, without Node's own pool, whose size depends on its work. */
-export function countable(): { descriptors: string[]; threads: string[] } {
+export function countable(): Countable {
   const { descriptors, threads } = resources();
   return { descriptors, threads };
+}
+
+/** The same where guests live on, whose drives' threads come and go with what those do. */
+export function countableBesideGuests(): Countable {
+  const { descriptors, threads } = countable();
+  return { descriptors, threads: threads.filter((name) => name !== 'ember-disk') };
 }

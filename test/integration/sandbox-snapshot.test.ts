@@ -5,7 +5,7 @@ import { Sandbox, Snapshot } from '../../lib/index.js';
 import { readSnapshot } from '../../lib/state/snapshots/store.js';
 import { BOOT_TIMEOUT_MS, describeGuest, small, useHome } from '../helpers/guest.js';
 import { rejection } from '../helpers/rejection.js';
-import { countable } from '../helpers/resources.js';
+import { countableBesideGuests } from '../helpers/resources.js';
 
 const home = useHome();
 
@@ -107,7 +107,7 @@ describeGuest('snapshots of sandboxes', () => {
   test('forks share an instant and nothing else', async () => {
     // Connections of the tests before are closed a moment after their ends.
     await new Promise((resolve) => setTimeout(resolve, 500));
-    const held = countable();
+    const held = countableBesideGuests();
     const forks = await Promise.all([origin.fork(), origin.fork(), origin.fork()]);
     try {
       await Promise.all(forks.map((fork, index) => run(fork, `echo ${index} > /m/note`)));
@@ -131,7 +131,7 @@ describeGuest('snapshots of sandboxes', () => {
     }
     expect(await run(origin, 'cat /m/note')).toBe('later');
     // The connection of the last command is closed a moment after its end.
-    await expect.poll(countable).toEqual(held);
+    await expect.poll(countableBesideGuests).toEqual(held);
   });
 
   test('a fork of a paused sandbox runs, the sandbox stays paused', async () => {

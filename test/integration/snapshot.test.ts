@@ -14,7 +14,7 @@ import {
 } from '../helpers/agent-guest.js';
 import { BOOT_TIMEOUT_MS, describeGuest } from '../helpers/guest.js';
 import { rejection } from '../helpers/rejection.js';
-import { countable } from '../helpers/resources.js';
+import { countableBesideGuests } from '../helpers/resources.js';
 
 const MIB = 1024 * 1024;
 const MEMORY_MIB = 128;
@@ -190,7 +190,7 @@ describeGuest('a guest with its agent', () => {
 
   test('leaves nothing behind in this process', async () => {
     copySparse(at('original.ext4'), at('whole.ext4'));
-    const before = countable();
+    const before = countableBesideGuests();
     for (let round = 0; round < 5; round++) {
       const machine = await Machine.restore(at('whole'), {
         drives: [{ id: 'upper', path: at('whole.ext4') }],
@@ -199,6 +199,6 @@ describeGuest('a guest with its agent', () => {
       if (round % 2 === 1) await machine.resume();
       await machine.close();
     }
-    expect(countable()).toEqual(before);
+    expect(countableBesideGuests()).toEqual(before);
   });
 });
