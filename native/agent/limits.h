@@ -86,6 +86,9 @@
 // Directories below one watch.
 #define AGENT_MAX_WATCHES 8192
 
+// What is mixed into the random pool at once.
+#define AGENT_MAX_SEED 4096
+
 // virtio-mmio slots and CPUs that a request may name.
 #define AGENT_MAX_SLOTS 64
 #define AGENT_MAX_CPUS 256

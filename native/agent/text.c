@@ -60,6 +60,14 @@ bool text_copy(char* to, size_t size, const char* from, size_t length) {
   return true;
 }
 
+void text_make_printable(char* string) {
+  for (; *string != '\0'; string++) {
+    if (*string < ' ' || *string > '~') {
+      *string = '?';
+    }
+  }
+}
+
 bool text_number(const char* from, size_t length, uint64_t max, uint64_t* number) {
   if (length == 0) {
     return false;

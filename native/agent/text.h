@@ -28,6 +28,9 @@ void text_failure(struct text* text, const char* call, const char* path, int err
 // Copies into `size` bytes; false when it does not fit, then nothing is copied.
 bool text_copy(char* to, size_t size, const char* from, size_t length);
 
+// Replaces what is not a printable ASCII character.
+void text_make_printable(char* string);
+
 // A decimal number and nothing else, at most `max`.
 bool text_number(const char* from, size_t length, uint64_t max, uint64_t* number);
 

@@ -92,7 +92,7 @@ export interface ListProcessesRequest {
   containerId: string;
   /** "json": an array of PIDs; "table": lines with a header. */
   format: string;
-  /** Of ps(1); only "-ef", or none, is known. */
+  /** Of ps(1): -e, -A, -f, and -o with columns; none is "-ef". */
   args: string[];
 }
 
@@ -130,6 +130,7 @@ export interface MemoryData {
   usage: bigint;
   maxUsage: bigint;
   failcnt: bigint;
+  /** 2^64 - 1: none. */
   limit: bigint;
 }
 
@@ -368,7 +369,9 @@ export interface CopyFileRequest {
   /** Below /run/kata-containers/shared/containers. */
   path: string;
   fileSize: bigint;
+  /** With the kind of file, as in st_mode; without one it is a regular file. */
   fileMode: number;
+  /** Of directories that are missing on the way; 0: 0750. */
   dirMode: number;
   uid: number;
   gid: number;

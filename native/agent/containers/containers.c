@@ -60,6 +60,7 @@ static void dispose(struct container* container) {
     process_dispose(container->processes);
   }
   loop_timer_stop(&container->poll);
+  oom_watch_stop(&container->oom);
   const int fds[] = {container->init, container->cgroup, container->device_program};
   for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++) {
     close_descriptor(&fds[i]);
@@ -242,6 +243,7 @@ static int make_cgroup(struct container* container, const struct container_spec*
     return EBUSY;
   }
   if (error == 0) {
+    oom_watch_start(&container->oom, container->cgroup, container->id);
     error = cgroup_limit(container->cgroup, spec->resources, reason);
   }
   if (error == 0) {

@@ -8,6 +8,7 @@
 
 #include "../loop.h"
 #include "bounds.h"
+#include "oom.h"
 #include "process.h"
 
 enum container_state {
@@ -37,6 +38,7 @@ struct container {
   size_t filter_length;
   unsigned filter_flags;
   struct pending* removals;
+  struct oom_watch oom;
   // Looks whether the control group is empty.
   struct loop_timer poll;
 };

@@ -1,5 +1,7 @@
 // The methods of grpc.AgentService and grpc.Health: decode, call the module that does
 // the work, answer. What is not in the table is answered with UNIMPLEMENTED.
+#include "service.h"
+
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
@@ -8,7 +10,6 @@
 
 #include "../text.h"
 #include "cgroup.h"
-#include "containers.h"
 #include "spec.h"
 
 #define SERVICE "grpc.AgentService"
@@ -18,12 +19,9 @@ enum { kMaxSignal = 64, kMaxSide = 65535, kMicroseconds = 1000000, kNanoseconds 
 
 static bool sandbox_exists;
 
-static void reply_empty(const struct call* call) {
-  const Empty empty = GRPC__EMPTY__INIT;
-  call_reply(call, &empty.base);
-}
+bool service_has_sandbox(void) { return sandbox_exists; }
 
-static struct container* find_container(const struct call* call, const char* id) {
+struct container* find_container(const struct call* call, const char* id) {
   struct container* container = container_find(id);
   if (container == NULL) {
     call_fail(call, TTRPC_INVALID_ARGUMENT, "Invalid container id");
@@ -94,22 +92,13 @@ static void create_sandbox(const struct call* call) {
 }
 
 static void destroy_sandbox(const struct call* call) {
+  oom_reset();
   for (struct container *container = containers, *next; container != NULL; container = next) {
     next = container->next;
     container_drop(container);
   }
   sandbox_exists = false;
   reply_empty(call);
-}
-
-static void get_guest_details(const struct call* call) {
-  static char agent[] = AGENT_VERSION;
-  Grpc__AgentDetails details = GRPC__AGENT_DETAILS__INIT;
-  details.version = agent;
-  details.supports_seccomp = true;
-  Grpc__GuestDetailsResponse response = GRPC__GUEST_DETAILS_RESPONSE__INIT;
-  response.agent_details = &details;
-  call_reply(call, &response.base);
 }
 
 static void set_guest_date_time(const struct call* call) {
@@ -340,6 +329,14 @@ const struct method server_methods[] = {
     {SERVICE, "PauseContainer", pause_container},
     {SERVICE, "ResumeContainer", resume_container},
     {SERVICE, "UpdateContainer", update_container},
+    {SERVICE, "StatsContainer", stats_container},
+    {SERVICE, "ListProcesses", list_processes},
+    {SERVICE, "GetOOMEvent", oom_get_event},
+    {SERVICE, "CopyFile", copy_file_chunk},
+    {SERVICE, "ReseedRandomDev", reseed_random_dev},
+    {SERVICE, "OnlineCPUMem", online_cpu_mem},
+    {SERVICE, "MemHotplugByProbe", mem_hotplug_by_probe},
+    {SERVICE, "GetMetrics", get_metrics},
     {SERVICE, "WriteStdin", write_stdin},
     {SERVICE, "ReadStdout", read_stdout},
     {SERVICE, "ReadStderr", read_stderr},
