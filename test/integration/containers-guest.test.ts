@@ -132,6 +132,10 @@ describeGuest('what the container service does for its guest', () => {
         values.set(line.slice(0, at), Number(line.slice(at + 1)));
       }
       expect(values.get('kata_agent_scrape_count')).toBe(2);
+      // More at once than the connection has room for.
+      const many = await Promise.all(Array.from({ length: 50 }, scrape));
+      const counts = many.map((text) => /^kata_agent_scrape_count (\d+)$/m.exec(text)?.[1]);
+      expect(new Set(counts).size).toBe(50);
       expect(values.get('kata_agent_threads')).toBe(1);
       const total = values.get('kata_guest_meminfo{item="mem_total"}') ?? 0;
       expect(total).toBeGreaterThan(128 * 1024 * 1024);

@@ -37,6 +37,12 @@
 // Sections of memory that one MemHotplugByProbe may name.
 #define MAX_PROBES 4096
 
+// Of the guest's network, to set and to tell of.
+#define MAX_INTERFACES 256
+#define MAX_ADDRESSES 64
+#define MAX_ROUTES 512
+#define MAX_NEIGHBORS 1024
+
 // After its end a process's output is read for so long.
 #define OUTPUT_GRACE_MS 500u
 

@@ -27,5 +27,10 @@ void reseed_random_dev(const struct call* call);
 void online_cpu_mem(const struct call* call);
 void mem_hotplug_by_probe(const struct call* call);
 void get_metrics(const struct call* call);
+void update_interface(const struct call* call);
+void list_interfaces(const struct call* call);
+void update_routes(const struct call* call);
+void list_routes(const struct call* call);
+void add_arp_neighbors(const struct call* call);
 
 #endif  // EMBERVM_CONTAINERS_SERVICE_H_
