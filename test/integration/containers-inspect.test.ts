@@ -151,6 +151,6 @@ describeGuest('what containers tell of themselves', () => {
       expect(await rejection(outOfMemory())).toMatchObject({ status: 9 });
       await box.createSandbox();
     },
-    2 * TIMEOUT_MS,
+    4 * TIMEOUT_MS,
   );
 });

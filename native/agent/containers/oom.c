@@ -48,19 +48,27 @@ static void tell(const char* id) {
   }
 }
 
-// Reading it is what makes the kernel wake us again: by the same descriptor.
-static void look(struct oom_watch* oom) {
+// Whether it has happened again. Reading it is what makes the kernel wake us again: by
+// the same descriptor.
+static bool has_grown(struct oom_watch* oom) {
   char content[256];
   const ssize_t length = pread(oom->watch.fd, content, sizeof(content) - 1, 0);
   uint64_t kills;
   if (length < 0) {
     // The group is gone.
     loop_watch_close(&oom->watch);
-    return;
+    return false;
   }
   content[length] = '\0';
-  if (file_field(content, "oom_kill", &kills) && kills > oom->kills) {
-    oom->kills = kills;
+  if (!file_field(content, "oom_kill", &kills) || kills <= oom->kills) {
+    return false;
+  }
+  oom->kills = kills;
+  return true;
+}
+
+static void look(struct oom_watch* oom) {
+  if (has_grown(oom)) {
     tell(oom->id);
   }
 }
@@ -76,7 +84,8 @@ void oom_watch_start(struct oom_watch* oom, int group, const char* id) {
   if (oom->watch.fd < 0) {
     return;
   }
-  look(oom);
+  // What happened in a group that was there before is no news.
+  has_grown(oom);
   if (oom->watch.fd >= 0 && loop_watch_set(&oom->watch, EPOLLPRI) < 0) {
     loop_watch_close(&oom->watch);
   }
