@@ -18,12 +18,14 @@ const MAX_DRIVES = 26;
 /** The kernel's own limit is 2048 with the NUL. */
 export const MAX_COMMAND_LINE = 2047;
 
-/** A raw disk image as a virtio block device. */
+/** A disk image as a virtio block device. */
 export interface DriveConfig {
   /** What the guest reads as the serial number; `drive<n>` when absent. */
   id?: string | undefined;
-  /** A regular file or block device whose size is a multiple of 512 bytes. */
+  /** A regular file or block device; a raw one has a size that is a multiple of 512 bytes. */
   path: string;
+  /** How the file holds the disk; default `raw`. A qcow2 image must have no backing file. */
+  format?: DiskFormat | undefined;
   /** Refuse writes; default false. */
   readOnly?: boolean | undefined;
   /**
@@ -34,6 +36,9 @@ export interface DriveConfig {
   cache?: DriveCache | undefined;
   rateLimit?: DriveRateLimit | undefined;
 }
+
+/** How a file holds a disk. It is never guessed: a guest can write any header into its own disk. */
+export type DiskFormat = 'raw' | 'qcow2';
 
 /** Where what a drive holds may be kept besides its file. */
 export type DriveCache = 'writeback' | 'writethrough' | 'direct';
@@ -116,6 +121,7 @@ export interface AttachedDriveConfig extends DriveConfig {
 export interface ResolvedAttachedDrive {
   id: string;
   path: string;
+  format: DiskFormat;
   readOnly: boolean;
   cache: DriveCache;
   rateLimit?: DriveRateLimit | undefined;
@@ -232,7 +238,13 @@ const driveRateLimit: z.ZodMiniType<DriveRateLimit> = z
 
 const drive = z.strictObject({
   id: z.optional(driveId).check(z.describe('serial number that the guest reads')),
-  path: hostPath.check(z.describe('raw disk image')),
+  path: hostPath.check(z.describe('disk image')),
+  format: z
+    .pipe(
+      onlyBuilt('format', ['raw', 'qcow2']),
+      z.transform((value) => value ?? 'raw'),
+    )
+    .check(z.describe('format of the disk image')),
   readOnly: z._default(z.boolean(), false).check(z.describe('refuse writes')),
   cache: z
     ._default(z.enum(['writeback', 'writethrough', 'direct']), 'writeback')

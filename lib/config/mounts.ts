@@ -1,6 +1,7 @@
 /** What a sandbox mounts inside its root. */
 import { posix, resolve } from 'node:path';
 import { absoluteGuestPath, hostPath, onlyBuilt, sandboxName } from './common.js';
+import type { DiskFormat } from './machine.js';
 import {
   type SharedDirCache,
   type SharedDirOwner,
@@ -56,7 +57,8 @@ export interface TmpfsMount extends MountFlags {
 /** The file system of a disk image. One that is written to has one sandbox at a time. */
 export interface DiskMount extends MountFlags {
   disk: string;
-  format?: 'raw' | undefined;
+  /** How the file holds the disk; default `raw`. A qcow2 image must have no backing file. */
+  format?: DiskFormat | undefined;
   /** Default: whichever of the two it is. */
   fstype?: 'ext4' | 'erofs' | undefined;
 }
@@ -67,7 +69,12 @@ export type ResolvedMountSource =
   | { kind: 'bind'; path: string; cache: SharedDirCache; owner: SharedDirOwner }
   | { kind: 'volume'; name: string }
   | { kind: 'tmpfs'; sizeBytes?: number | undefined; mode?: number | undefined }
-  | { kind: 'disk'; path: string; fstype?: 'ext4' | 'erofs' | undefined };
+  | {
+      kind: 'disk';
+      path: string;
+      format: DiskFormat;
+      fstype?: 'ext4' | 'erofs' | undefined;
+    };
 
 export interface ResolvedMount {
   target: string;
@@ -96,7 +103,7 @@ const mountFields = z.strictObject({
     )
     .check(z.describe('memory of the guest')),
   disk: z.optional(hostPath).check(z.describe('disk image')),
-  format: onlyBuilt('format', ['raw']).check(z.describe('format of the disk image')),
+  format: onlyBuilt('format', ['raw', 'qcow2']).check(z.describe('format of the disk image')),
   fstype: z.optional(z.enum(['ext4', 'erofs'])).check(z.describe('file system of the disk')),
   cache: z.optional(sharedDirCache).check(z.describe('what the guest may keep')),
   owner: z.optional(sharedDirOwner).check(z.describe('whose files are, for the guest')),
@@ -162,10 +169,13 @@ function resolved(path: string, fields: MountFields): ResolvedMount {
 }
 
 function sourceOf(fields: MountFields): ResolvedMountSource {
-  const { bind, volume, tmpfs, disk, fstype, cache = 'auto', owner = { uid: 0, gid: 0 } } = fields;
+  const { bind, volume, tmpfs, disk, cache = 'auto', owner = { uid: 0, gid: 0 } } = fields;
   if (bind !== undefined) return { kind: 'bind', path: resolve(bind), cache, owner };
   if (volume !== undefined) return { kind: 'volume', name: volume };
-  if (disk !== undefined) return { kind: 'disk', path: resolve(disk), fstype };
+  if (disk !== undefined) {
+    const { format = 'raw', fstype } = fields;
+    return { kind: 'disk', path: resolve(disk), format, fstype };
+  }
   const { sizeMib, mode } = tmpfs ?? {};
   return { kind: 'tmpfs', sizeBytes: sizeMib === undefined ? undefined : sizeMib * MIB, mode };
 }

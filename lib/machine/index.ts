@@ -1,6 +1,7 @@
 /** `embervm/machine`: the virtual machine monitor by itself. */
 export type {
   AttachedDriveConfig,
+  DiskFormat,
   DriveConfig,
   KernelConfig,
   MachineConfig,

@@ -42,11 +42,12 @@ export function toNativeMachine(config: ResolvedMachineConfig): NativeMachineCon
 }
 
 export function toNativeDrive(drive: ResolvedAttachedDrive): NativeDriveConfig {
-  const { id, path, readOnly, cache, rateLimit = {} } = drive;
+  const { id, path, format, readOnly, cache, rateLimit = {} } = drive;
   const { bytesPerSecond, burstBytes, opsPerSecond, burstOps } = rateLimit;
   return {
     id,
     path,
+    format,
     readOnly,
     cache,
     bytes: limit(bytesPerSecond, burstBytes),

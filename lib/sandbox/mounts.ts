@@ -1,5 +1,6 @@
 /** What a sandbox mounts: looked at before anything boots, attached when its root is set up. */
 import { open, stat } from 'node:fs/promises';
+import type { DiskFormat } from '../config/machine.js';
 import type { ResolvedMount } from '../config/mounts.js';
 import { MachineError } from '../errors.js';
 import type { Machine } from '../machine/machine.js';
@@ -81,12 +82,14 @@ export class SandboxMounts {
       }
       case 'disk':
         await requireDisk(source.path, target);
-        return diskOf({ path: source.path, readOnly, fstype: source.fstype });
+        return diskOf({ ...source, readOnly });
       case 'volume': {
         const lease = await VolumeLease.take(source.name, sandbox, readOnly ? 'read' : 'write');
         this.#leases.push(lease);
         const { path, record } = lease.volume;
-        if (record.kind === 'disk') return diskOf({ path, readOnly, fstype: 'ext4', grow: true });
+        if (record.kind === 'disk') {
+          return diskOf({ path, format: 'raw', readOnly, fstype: 'ext4', grow: true });
+        }
         return shareOf({ path, readOnly, quotaMib: record.quotaMib });
       }
     }
@@ -103,16 +106,16 @@ function shareOf(share: Share): Attach {
   };
 }
 
-/** Formats of images other than raw ones are the drive's, not ours. */
 function diskOf(disk: {
   path: string;
+  format: DiskFormat;
   readOnly: boolean;
-  fstype: string | undefined;
+  fstype?: string | undefined;
   grow?: boolean;
 }): Attach {
   return async (machine, agent, id) => {
-    const { path, readOnly, fstype, grow } = disk;
-    const { slot } = await machine.attachDrive({ id, path, readOnly });
+    const { path, format, readOnly, fstype, grow } = disk;
+    const { slot } = await machine.attachDrive({ id, path, format, readOnly });
     return { disk: await agent.bindSlot(slot), fstype, grow };
   };
 }

@@ -18,7 +18,7 @@ namespace {
 
 constexpr std::array<char, 8> kMagic{'E', 'M', 'B', 'V', 'S', 'N', 'A', 'P'};
 // Major: older readers cannot understand it. Minor: they can do without what is new.
-constexpr std::uint16_t kMajor = 4;
+constexpr std::uint16_t kMajor = 5;
 constexpr std::uint16_t kMinor = 0;
 
 struct Header {
@@ -43,6 +43,7 @@ constexpr std::uint64_t kMaxMemoryMib = std::uint64_t{1} << 32U;
 void WriteDrive(StateWriter& writer, const DriveConfig& drive, std::uint64_t bytes) {
   writer.Text(drive.id);
   writer.Text(drive.path);
+  writer.Value(drive.format);
   writer.Value<std::uint8_t>(drive.read_only ? 1 : 0);
   writer.Value(drive.cache);
   writer.Value(drive.bytes);
@@ -54,6 +55,8 @@ DriveConfig ReadDrive(StateReader& reader, Snapshot& snapshot) {
   DriveConfig drive;
   drive.id = reader.Text(kMaxText);
   drive.path = reader.Text(kMaxText);
+  drive.format = reader.Value<devices::BlockFormat>();
+  if (drive.format > devices::BlockFormat::kQcow2) reader.Fail();
   drive.read_only = reader.Flag();
   drive.cache = reader.Value<devices::BlockCache>();
   if (drive.cache > devices::BlockCache::kDirect) reader.Fail();

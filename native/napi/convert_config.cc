@@ -95,6 +95,13 @@ Result<std::vector<devices::FsOptions>> GetSharedDirs(const Napi::Object& object
   return dirs;
 }
 
+Result<devices::BlockFormat> GetBlockFormat(const Napi::Object& drive) {
+  EMBERVM_TRY_ASSIGN(const std::string name, GetString(drive, "format"));
+  if (name == "raw") return devices::BlockFormat::kRaw;
+  if (name == "qcow2") return devices::BlockFormat::kQcow2;
+  return std::unexpected(WrongType("format", "raw or qcow2"));
+}
+
 Result<devices::BlockCache> GetBlockCache(const Napi::Object& drive) {
   EMBERVM_TRY_ASSIGN(const std::string name, GetString(drive, "cache"));
   if (name == "writeback") return devices::BlockCache::kWriteback;
@@ -111,6 +118,7 @@ Result<machine::DriveConfig> DriveConfigFromJs(const Napi::Value& value) {
   machine::DriveConfig drive;
   EMBERVM_TRY_ASSIGN(drive.id, GetString(entry, "id"));
   EMBERVM_TRY_ASSIGN(drive.path, GetString(entry, "path"));
+  EMBERVM_TRY_ASSIGN(drive.format, GetBlockFormat(entry));
   EMBERVM_TRY_ASSIGN(drive.read_only, GetBool(entry, "readOnly"));
   EMBERVM_TRY_ASSIGN(drive.cache, GetBlockCache(entry));
   EMBERVM_TRY_ASSIGN(drive.bytes, GetRateLimit(entry, "bytes"));

@@ -57,7 +57,7 @@ describe('defaults', () => {
       kernel: { path: '/k', args: [] },
       vcpus: 1,
       memoryMib: 64,
-      drives: [{ path: '/d', readOnly: false, cache: 'writeback' }],
+      drives: [{ path: '/d', format: 'raw', readOnly: false, cache: 'writeback' }],
       hotplugSlots: 0,
       balloon: false,
       vsock: { cid: 3 },

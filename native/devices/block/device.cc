@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "devices/block/limits.h"
+#include "devices/block/qcow2_disk.h"
 #include "devices/block/raw_disk.h"
 #include "virtio/abi.h"
 #include "virtio/service_queue.h"
@@ -22,6 +23,13 @@ constexpr unsigned kBudgetPerTurn = 256;
 // The driver goes on with these while the device is at the rest of a deep queue.
 constexpr unsigned kPublishEvery = 16;
 
+Result<std::unique_ptr<Disk>> OpenDisk(BlockFormat format, const std::string& path, bool read_only,
+                                       BlockCache cache) {
+  const bool direct = cache == BlockCache::kDirect;
+  return format == BlockFormat::kQcow2 ? Qcow2Disk::Open(path, read_only, direct)
+                                       : RawDisk::Open(path, read_only, direct);
+}
+
 // Only the device's thread writes, so no other addition can be lost, and no bus lock is needed.
 void Add(std::atomic<std::uint64_t>& counter, std::uint64_t value) {
   counter.store(counter.load(std::memory_order_relaxed) + value, std::memory_order_relaxed);
@@ -30,9 +38,8 @@ void Add(std::atomic<std::uint64_t>& counter, std::uint64_t value) {
 }  // namespace
 
 Result<std::unique_ptr<BlockDevice>> BlockDevice::Open(const BlockOptions& options) {
-  EMBERVM_TRY_ASSIGN(
-      std::unique_ptr<Disk> disk,
-      RawDisk::Open(options.path, options.read_only, options.cache == BlockCache::kDirect));
+  EMBERVM_TRY_ASSIGN(std::unique_ptr<Disk> disk,
+                     OpenDisk(options.format, options.path, options.read_only, options.cache));
   return Over(std::move(disk), options);
 }
 
@@ -49,6 +56,7 @@ Result<std::unique_ptr<BlockDevice>> BlockDevice::Over(std::unique_ptr<Disk> dis
 BlockDevice::BlockDevice(std::unique_ptr<Disk> disk, const BlockOptions& options)
     : disk_(std::move(disk)),
       name_("block " + options.id),
+      format_(options.format),
       cache_(options.cache),
       bytes_(options.bytes, MonotonicNs()),
       operations_(options.operations, MonotonicNs()),
@@ -99,7 +107,7 @@ void BlockDevice::Reset() {
 Result<> BlockDevice::Swap(const std::string& path) {
   // Nobody asks for a flush of it later.
   EMBERVM_TRY(BeforeSave());
-  EMBERVM_TRY_ASSIGN(disk_, RawDisk::Open(path, disk_->read_only(), cache_ == BlockCache::kDirect));
+  EMBERVM_TRY_ASSIGN(disk_, OpenDisk(format_, path, disk_->read_only(), cache_));
   config_.capacity = disk_->size() / block::kSectorSize;
   return {};
 }

@@ -33,15 +33,18 @@ class BlockDevice final : public virtio::Device {
     std::uint64_t errors = 0;
   };
 
-  // ERR_DRIVE_INVALID also for an id that is too long; for the others see RawDisk::Open.
+  // ERR_DRIVE_INVALID also for an id that is too long; for the others see RawDisk and
+  // Qcow2Disk.
   static Result<std::unique_ptr<BlockDevice>> Open(const BlockOptions& options);
-  // The same over a disk of any kind: of `options`, `path` and `read_only` do not count.
+  // The same over a disk of any kind: of `options`, `path`, `format` and
+  // `read_only` do not count, but for a Swap().
   static Result<std::unique_ptr<BlockDevice>> Over(std::unique_ptr<Disk> disk,
                                                    const BlockOptions& options);
 
   // Device thread. Both change config(), which the transport has to show to the driver; on an
   // error all is as before.
-  // Another file in the place of this one, which has all that the guest wrote. See RawDisk::Open.
+  // Another file in the place of this one, which has all that the guest wrote, and of
+  // the same format. See Open().
   Result<> Swap(const std::string& path);
   // Has the guest see how large the file is now. See Disk::RefreshSize.
   Result<> RefreshSize();
@@ -89,6 +92,7 @@ class BlockDevice final : public virtio::Device {
 
   std::unique_ptr<Disk> disk_;
   const std::string name_;
+  const BlockFormat format_;
   const BlockCache cache_;
   BlockId id_{};
   block::Config config_{};

@@ -18,10 +18,18 @@ enum class BlockCache : std::uint8_t {
   kDirect,
 };
 
+// How a file holds a disk. Never guessed: a guest can write any header into its own disk.
+enum class BlockFormat : std::uint8_t {
+  kRaw,
+  // Without a backing file: see Qcow2Disk.
+  kQcow2,
+};
+
 struct BlockOptions {
   // What the guest reads by GET_ID: at most 20 bytes.
   std::string id;
   std::string path;
+  BlockFormat format = BlockFormat::kRaw;
   bool read_only = false;
   BlockCache cache = BlockCache::kWriteback;
   // Of what is read and written together.
