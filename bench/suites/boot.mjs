@@ -4,7 +4,7 @@ import { bootToAgent, createGuest } from '../lib/guest.mjs';
 import { round, summarize } from '../lib/statistics.mjs';
 
 const SETUP_RUNS = 10;
-const LOOP_RUNS = 3;
+const LOOP_RUNS = 7;
 const NS_PER_MS = 1e6;
 
 async function guestInstructions() {

@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { measureInChild } from '../lib/child.mjs';
 import { round, summarize } from '../lib/statistics.mjs';
 
-const IMPORTS = 15;
+const IMPORTS = 31;
 const entry = new URL('../../dist/index.js', import.meta.url).href;
 
 /** In turns: the process of both is the same, but for the import. */

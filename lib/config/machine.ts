@@ -2,6 +2,7 @@
 
 import { ConfigError } from '../errors.js';
 import { abortSignal, hostPath, nonEmptyText, notBuilt, onlyBuilt, timeoutMs } from './common.js';
+import { type DiskFormat, diskFormat } from './disk-format.js';
 import { growableMemory, memoryMib, vcpuCount } from './host-limits.js';
 import { parseConfig } from './parse.js';
 import { type ResolvedSharedDir, type SharedDirConfig, sharedDirs } from './shared-dirs.js';
@@ -24,7 +25,10 @@ export interface DriveConfig {
   id?: string | undefined;
   /** A regular file or block device; a raw one has a size that is a multiple of 512 bytes. */
   path: string;
-  /** How the file holds the disk; default `raw`. A qcow2 image must have no backing file. */
+  /**
+   * How the file holds the disk; default `raw`. A qcow2 image must have no
+   * backing file; a VMDK is flat, and its files are beside the descriptor.
+   */
   format?: DiskFormat | undefined;
   /** Refuse writes; default false. */
   readOnly?: boolean | undefined;
@@ -36,9 +40,6 @@ export interface DriveConfig {
   cache?: DriveCache | undefined;
   rateLimit?: DriveRateLimit | undefined;
 }
-
-/** How a file holds a disk. It is never guessed: a guest can write any header into its own disk. */
-export type DiskFormat = 'raw' | 'qcow2';
 
 /** Where what a drive holds may be kept besides its file. */
 export type DriveCache = 'writeback' | 'writethrough' | 'direct';
@@ -239,12 +240,7 @@ const driveRateLimit: z.ZodMiniType<DriveRateLimit> = z
 const drive = z.strictObject({
   id: z.optional(driveId).check(z.describe('serial number that the guest reads')),
   path: hostPath.check(z.describe('disk image')),
-  format: z
-    .pipe(
-      onlyBuilt('format', ['raw', 'qcow2']),
-      z.transform((value) => value ?? 'raw'),
-    )
-    .check(z.describe('format of the disk image')),
+  format: z._default(diskFormat, 'raw').check(z.describe('format of the disk image')),
   readOnly: z._default(z.boolean(), false).check(z.describe('refuse writes')),
   cache: z
     ._default(z.enum(['writeback', 'writethrough', 'direct']), 'writeback')

@@ -1,7 +1,7 @@
 /** What a sandbox mounts inside its root. */
 import { posix, resolve } from 'node:path';
-import { absoluteGuestPath, hostPath, onlyBuilt, sandboxName } from './common.js';
-import type { DiskFormat } from './machine.js';
+import { absoluteGuestPath, hostPath, sandboxName } from './common.js';
+import { type DiskFormat, diskFormat } from './disk-format.js';
 import {
   type SharedDirCache,
   type SharedDirOwner,
@@ -57,7 +57,10 @@ export interface TmpfsMount extends MountFlags {
 /** The file system of a disk image. One that is written to has one sandbox at a time. */
 export interface DiskMount extends MountFlags {
   disk: string;
-  /** How the file holds the disk; default `raw`. A qcow2 image must have no backing file. */
+  /**
+   * How the file holds the disk; default `raw`. A qcow2 image must have no
+   * backing file; a VMDK is flat, and its files are beside the descriptor.
+   */
   format?: DiskFormat | undefined;
   /** Default: whichever of the two it is. */
   fstype?: 'ext4' | 'erofs' | undefined;
@@ -103,7 +106,7 @@ const mountFields = z.strictObject({
     )
     .check(z.describe('memory of the guest')),
   disk: z.optional(hostPath).check(z.describe('disk image')),
-  format: onlyBuilt('format', ['raw', 'qcow2']).check(z.describe('format of the disk image')),
+  format: z.optional(diskFormat).check(z.describe('format of the disk image')),
   fstype: z.optional(z.enum(['ext4', 'erofs'])).check(z.describe('file system of the disk')),
   cache: z.optional(sharedDirCache).check(z.describe('what the guest may keep')),
   owner: z.optional(sharedDirOwner).check(z.describe('whose files are, for the guest')),

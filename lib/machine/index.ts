@@ -1,7 +1,7 @@
 /** `embervm/machine`: the virtual machine monitor by itself. */
+export type { DiskFormat } from '../config/disk-format.js';
 export type {
   AttachedDriveConfig,
-  DiskFormat,
   DriveConfig,
   KernelConfig,
   MachineConfig,

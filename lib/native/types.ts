@@ -16,7 +16,7 @@ export interface NativeDriveConfig {
   /** What the guest reads by GET_ID, at most 20 bytes. */
   id: string;
   path: string;
-  format: 'raw' | 'qcow2';
+  format: 'raw' | 'qcow2' | 'vmdk';
   readOnly: boolean;
   /** `DriveCache` of the public options. */
   cache: string;

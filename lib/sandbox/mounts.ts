@@ -1,6 +1,6 @@
 /** What a sandbox mounts: looked at before anything boots, attached when its root is set up. */
 import { open, stat } from 'node:fs/promises';
-import type { DiskFormat } from '../config/machine.js';
+import type { DiskFormat } from '../config/disk-format.js';
 import type { ResolvedMount } from '../config/mounts.js';
 import { MachineError } from '../errors.js';
 import type { Machine } from '../machine/machine.js';

@@ -56,7 +56,7 @@ DriveConfig ReadDrive(StateReader& reader, Snapshot& snapshot) {
   drive.id = reader.Text(kMaxText);
   drive.path = reader.Text(kMaxText);
   drive.format = reader.Value<devices::BlockFormat>();
-  if (drive.format > devices::BlockFormat::kQcow2) reader.Fail();
+  if (drive.format > devices::BlockFormat::kVmdk) reader.Fail();
   drive.read_only = reader.Flag();
   drive.cache = reader.Value<devices::BlockCache>();
   if (drive.cache > devices::BlockCache::kDirect) reader.Fail();

@@ -99,7 +99,8 @@ Result<devices::BlockFormat> GetBlockFormat(const Napi::Object& drive) {
   EMBERVM_TRY_ASSIGN(const std::string name, GetString(drive, "format"));
   if (name == "raw") return devices::BlockFormat::kRaw;
   if (name == "qcow2") return devices::BlockFormat::kQcow2;
-  return std::unexpected(WrongType("format", "raw or qcow2"));
+  if (name == "vmdk") return devices::BlockFormat::kVmdk;
+  return std::unexpected(WrongType("format", "raw, qcow2 or vmdk"));
 }
 
 Result<devices::BlockCache> GetBlockCache(const Napi::Object& drive) {

@@ -18,15 +18,15 @@ afterAll(() => {
   rmSync(directory, { recursive: true, force: true });
 });
 
-describeGuest('a disk in a qcow2 image', () => {
-  const inSandbox = async (mount: Mount, script: string): Promise<string> => {
-    await using sandbox = await Sandbox.create(small({ mounts: { '/data': mount } }));
-    const { stdout, stderr } = await sandbox.shell(script);
-    // In order, so that a reader finds a file system without a journal to replay.
-    await sandbox.stop();
-    return (stdout + stderr).trimEnd();
-  };
+const inSandbox = async (mount: Mount, script: string): Promise<string> => {
+  await using sandbox = await Sandbox.create(small({ mounts: { '/data': mount } }));
+  const { stdout, stderr } = await sandbox.shell(script);
+  // In order, so that a reader finds a file system without a journal to replay.
+  await sandbox.stop();
+  return (stdout + stderr).trimEnd();
+};
 
+describeGuest('a disk in a qcow2 image', () => {
   beforeAll(async () => {
     await createUpperDisk(at('data.raw'), 64);
     qcow2From(at('data.raw'), qcow2.disk);
@@ -72,5 +72,40 @@ describeGuest('a disk in a qcow2 image', () => {
     const { code, message } = await rejection(Sandbox.create(small({ mounts })));
     expect(code).toBe('ERR_DRIVE_INVALID');
     expect(message).toMatch(/backing file/);
+  });
+});
+
+describeGuest('a disk in a flat VMDK image', () => {
+  const SECTOR = 512;
+  const vmdk = { disk: at('data.vmdk'), format: 'vmdk' } as const;
+  const describeWith = (extents: string): void => {
+    const head = '# Disk DescriptorFile\nversion=1\nparentCID=ffffffff\n';
+    writeFileSync(vmdk.disk, `${head}createType="twoGbMaxExtentFlat"\n${extents}`);
+  };
+
+  beforeAll(async () => {
+    await createUpperDisk(at('whole.raw'), 64);
+    const bytes = readFileSync(at('whole.raw'));
+    // The tables of the file system are in the first, what is written is in the second.
+    const border = 1024 * 1024;
+    writeFileSync(at('data-f001.vmdk'), bytes.subarray(0, border));
+    writeFileSync(at('data-f002.vmdk'), bytes.subarray(border));
+    const [first, second] = [border / SECTOR, (bytes.length - border) / SECTOR];
+    describeWith(`RW ${first} FLAT "data-f001.vmdk" 0\nRW ${second} FLAT "data-f002.vmdk" 0\n`);
+  });
+
+  test('keeps what a guest writes, over all of its files', async () => {
+    const write = 'yes embervm | head -c 1000000 > /data/large; sync; sha256sum /data/large';
+    const sum = await inSandbox(vmdk, write);
+    expect(sum).toMatch(/^[0-9a-f]{64} {2}\/data\/large$/);
+    expect(await inSandbox({ ...vmdk, readonly: true }, 'sha256sum /data/large')).toBe(sum);
+  });
+
+  test('does not lead to files elsewhere', async () => {
+    describeWith('RDONLY 1 FLAT "/etc/passwd" 0\n');
+    const mounts = { '/data': { ...vmdk, readonly: true } };
+    const { code, message } = await rejection(Sandbox.create(small({ mounts })));
+    expect(code).toBe('ERR_DRIVE_INVALID');
+    expect(message).toMatch(/beside it/);
   });
 });

@@ -9,6 +9,7 @@
 #include "devices/block/limits.h"
 #include "devices/block/qcow2_disk.h"
 #include "devices/block/raw_disk.h"
+#include "devices/block/vmdk_disk.h"
 #include "virtio/abi.h"
 #include "virtio/service_queue.h"
 
@@ -26,8 +27,15 @@ constexpr unsigned kPublishEvery = 16;
 Result<std::unique_ptr<Disk>> OpenDisk(BlockFormat format, const std::string& path, bool read_only,
                                        BlockCache cache) {
   const bool direct = cache == BlockCache::kDirect;
-  return format == BlockFormat::kQcow2 ? Qcow2Disk::Open(path, read_only, direct)
-                                       : RawDisk::Open(path, read_only, direct);
+  switch (format) {
+    case BlockFormat::kQcow2:
+      return Qcow2Disk::Open(path, read_only, direct);
+    case BlockFormat::kVmdk:
+      return VmdkDisk::Open(path, read_only, direct);
+    case BlockFormat::kRaw:
+      break;
+  }
+  return RawDisk::Open(path, read_only, direct);
 }
 
 // Only the device's thread writes, so no other addition can be lost, and no bus lock is needed.

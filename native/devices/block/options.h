@@ -23,6 +23,8 @@ enum class BlockFormat : std::uint8_t {
   kRaw,
   // Without a backing file: see Qcow2Disk.
   kQcow2,
+  // Flat, with its files beside the descriptor.
+  kVmdk,
 };
 
 struct BlockOptions {
