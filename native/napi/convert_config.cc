@@ -176,7 +176,9 @@ Result<machine::MachineConfig> MachineConfigFromJs(const Napi::Value& value) {
   EMBERVM_TRY_ASSIGN(config.memory_mib, GetInteger(object, "memoryMib", kMaxMemoryMib));
   EMBERVM_TRY_ASSIGN(const std::uint64_t pluggable,
                      GetInteger(object, "pluggableBytes", kMaxMemoryMib << 20U));
-  if (pluggable > 0) config.pluggable = {.max_bytes = pluggable, .requested_bytes = 0};
+  if (pluggable > 0) {
+    config.pluggable = {.max_bytes = pluggable, .requested_bytes = 0, .plugged = {}};
+  }
   EMBERVM_TRY_ASSIGN(config.drives, GetDrives(object));
   EMBERVM_TRY_ASSIGN(config.shared_dirs, GetSharedDirs(object));
   EMBERVM_TRY_ASSIGN(const std::uint64_t slots, GetInteger(object, "hotplugSlots", kMaxU32));

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "virtio/segments.h"
@@ -26,6 +27,11 @@ class Chain {
 
   [[nodiscard]] Segments readable() const { return Segments(segments_).first(readable_count_); }
   [[nodiscard]] Segments writable() const { return Segments(segments_).subspan(readable_count_); }
+  // Both parts, for whoever goes on with them; the two above are empty then.
+  [[nodiscard]] std::vector<Segment> TakeSegments() {
+    readable_count_ = 0;
+    return std::exchange(segments_, {});
+  }
   // The sum of both fits in 32 bits.
   [[nodiscard]] std::uint32_t readable_bytes() const { return readable_bytes_; }
   [[nodiscard]] std::uint32_t writable_bytes() const { return writable_bytes_; }

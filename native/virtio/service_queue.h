@@ -45,7 +45,8 @@ class Outcome {
   std::uint32_t used_length_;
 };
 
-// Drains one queue: `handler` is called with each chain and returns an Outcome. What is used is
+// Drains one queue: `handler` is called with each chain, which it may take apart, and returns an
+// Outcome. What is used is
 // published, with at most one interrupt, each `publish_every` units and at the end; when `budget`
 // units are used up, the rest waits for a later turn of the loop.
 template <class Handler>
@@ -63,7 +64,7 @@ void ServiceQueue(const DeviceContext& context, std::uint16_t index, unsigned bu
       break;
     }
     if (chain->has_value()) {
-      const Outcome outcome = handler(std::as_const(**chain));
+      const Outcome outcome = handler(**chain);
       if (outcome.stays()) {
         queue.UndoPop();
         more = false;

@@ -146,7 +146,7 @@ void BlockDevice::Notify(std::uint16_t queue) {
   const bool durable = (context_->features & block::kFeatureFlush) == 0;
   virtio::ServiceQueue(
       *context_, queue, kBudgetPerTurn,
-      [this, queue, durable](const virtio::Chain& chain) {
+      [this, queue, durable](virtio::Chain& chain) {
         BlockRequest request(chain);
         if (const std::int64_t wait = Charge(request); wait > 0) {
           timer_ = context_->loop.AddTimer(std::chrono::nanoseconds(wait), [this, queue] {

@@ -4,6 +4,7 @@
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -218,8 +219,11 @@ bool ImageFile::Read(std::vector<virtio::Segment> segments, std::uint64_t offset
 
 bool ImageFile::ReadAtHand(virtio::Segments segments, std::uint64_t offset) const {
   if (direct_.valid() || segments.size() > IOV_MAX) return false;
-  const ssize_t done = ::preadv2(fd_.get(), segments.data(), static_cast<int>(segments.size()),
-                                 static_cast<off_t>(offset), RWF_NOWAIT);
+  // By its number: the C library's is a point where a thread can be cancelled, and being one
+  // takes a twentieth of the time of a small read.
+  constexpr long kHighHalf = 0;
+  const long done = ::syscall(SYS_preadv2, fd_.get(), segments.data(), segments.size(), offset,
+                              kHighHalf, RWF_NOWAIT);
   return done >= 0 && static_cast<std::uint64_t>(done) == virtio::TotalBytes(segments);
 }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <span>
-#include <utility>
 
 #include "base/checked.h"
 #include "devices/block/limits.h"
@@ -18,27 +17,41 @@ bool RangeOnDisk(const Disk& disk, std::uint64_t sector, std::uint64_t bytes) {
   return RangeFits(sector, bytes / block::kSectorSize, disk.size() / block::kSectorSize);
 }
 
+// For who uses the list up.
+std::vector<virtio::Segment> Copy(virtio::Segments segments) {
+  return {segments.begin(), segments.end()};
+}
+
 }  // namespace
 
-BlockRequest::BlockRequest(const virtio::Chain& chain) {
+BlockRequest::BlockRequest(virtio::Chain& chain) {
   // virtio 1.2 §5.2.6: any split into descriptors is fine. The header is the first 16
   // readable bytes, the status the last writable byte.
   has_header_ = virtio::ReadStruct(chain.readable(), 0, header_);
-  if (has_header_ && chain.readable_bytes() > sizeof(header_)) {
-    input_ = virtio::Subrange(chain.readable(), sizeof(header_), chain.readable_bytes());
-  }
-  if (!chain.writable().empty()) {
-    const virtio::Segment& last = chain.writable().back();
-    status_ = static_cast<std::byte*>(last.iov_base) + (last.iov_len - 1);
+  output_begin_ = chain.readable().size();
+  segments_ = chain.TakeSegments();
+  if (segments_.size() > output_begin_) {
+    virtio::Segment& last = segments_.back();
+    --last.iov_len;
+    status_ = static_cast<std::byte*>(last.iov_base) + last.iov_len;
     output_bytes_ = chain.writable_bytes() - 1;
-    output_ = virtio::Subrange(chain.writable(), 0, output_bytes_);
+    if (last.iov_len == 0) segments_.pop_back();
+  }
+  // Without a header nothing looks at the input.
+  for (std::size_t left = has_header_ ? sizeof(header_) : 0; left > 0;) {
+    virtio::Segment& first = segments_[input_begin_];
+    const std::size_t part = std::min(left, first.iov_len);
+    first.iov_base = static_cast<std::byte*>(first.iov_base) + part;
+    first.iov_len -= part;
+    left -= part;
+    if (first.iov_len == 0) ++input_begin_;
   }
 }
 
 std::uint64_t BlockRequest::DataBytes() const {
   if (!has_header_) return 0;
   if (header_.type == block::kTypeIn) return output_bytes_;
-  return header_.type == block::kTypeOut ? virtio::TotalBytes(input_) : 0;
+  return header_.type == block::kTypeOut ? virtio::TotalBytes(Input()) : 0;
 }
 
 bool BlockRequest::NeedsNoWait(const Disk& disk, bool durable) const {
@@ -60,9 +73,9 @@ std::optional<BlockResult> BlockRequest::ExecuteAtHand(const Disk& disk, const B
                                                        bool durable) {
   if (NeedsNoWait(disk, durable)) return Execute(disk, id, durable);
   if (header_.type != block::kTypeIn) return std::nullopt;
-  const auto offset = DataOffset(disk, output_);
+  const auto offset = DataOffset(disk, Output());
   if (!offset) return Finish(Status::kIoError, 0, 0);
-  if (!disk.ReadAtHand(output_, *offset)) return std::nullopt;
+  if (!disk.ReadAtHand(Output(), *offset)) return std::nullopt;
   return Finish(Status::kOk, output_bytes_, output_bytes_);
 }
 
@@ -119,15 +132,15 @@ std::optional<std::uint64_t> BlockRequest::DataOffset(const Disk& disk,
 }
 
 Status BlockRequest::Read(const Disk& disk, std::uint64_t& transferred) {
-  const auto offset = DataOffset(disk, output_);
-  const bool done = offset && disk.Read(std::move(output_), *offset, transferred);
+  const auto offset = DataOffset(disk, Output());
+  const bool done = offset && disk.Read(Copy(Output()), *offset, transferred);
   return done ? Status::kOk : Status::kIoError;
 }
 
 Status BlockRequest::Write(const Disk& disk, bool durable, std::uint64_t& transferred) {
   if (disk.read_only()) return Status::kIoError;
-  const auto offset = DataOffset(disk, input_);
-  const bool done = offset && disk.Write(std::move(input_), *offset, durable, transferred);
+  const auto offset = DataOffset(disk, Input());
+  const bool done = offset && disk.Write(Copy(Input()), *offset, durable, transferred);
   return done ? Status::kOk : Status::kIoError;
 }
 
@@ -136,15 +149,15 @@ Status BlockRequest::Flush(const Disk& disk) const {
 }
 
 Status BlockRequest::GetId(const BlockId& id, std::uint64_t& written) const {
-  if (virtio::TotalBytes(output_) < id.size()) return Status::kIoError;
-  written = virtio::CopyTo(output_, 0, id);
+  if (virtio::TotalBytes(Output()) < id.size()) return Status::kIoError;
+  written = virtio::CopyTo(Output(), 0, id);
   return Status::kOk;
 }
 
 Status BlockRequest::Ranges(const Disk& disk) const {
   if (disk.read_only()) return Status::kIoError;
   const bool discard = header_.type == block::kTypeDiscard;
-  const std::uint64_t bytes = virtio::TotalBytes(input_);
+  const std::uint64_t bytes = virtio::TotalBytes(Input());
   const std::uint32_t max_segments =
       discard ? block::kMaxDiscardSegments : block::kMaxWriteZeroesSegments;
   const std::uint32_t max_sectors =
@@ -155,7 +168,7 @@ Status BlockRequest::Ranges(const Disk& disk) const {
   }
   for (std::uint64_t position = 0; position < bytes; position += sizeof(block::RangeSegment)) {
     block::RangeSegment range{};
-    if (!virtio::ReadStruct(input_, position, range)) return Status::kIoError;
+    if (!virtio::ReadStruct(Input(), position, range)) return Status::kIoError;
     // §5.2.6.2: reserved flags, and UNMAP on a discard, are unsupported.
     const std::uint32_t allowed = discard ? 0 : block::kRangeUnmap;
     if ((range.flags & ~allowed) != 0) return Status::kUnsupported;

@@ -27,7 +27,8 @@ struct BlockResult {
 
 class BlockRequest {
  public:
-  explicit BlockRequest(const virtio::Chain& chain);
+  // Takes the chain's segments.
+  explicit BlockRequest(virtio::Chain& chain);
 
   // How much is read or written; nothing for other requests.
   [[nodiscard]] std::uint64_t DataBytes() const;
@@ -50,13 +51,22 @@ class BlockRequest {
   [[nodiscard]] block::Status Flush(const Disk& disk) const;
   [[nodiscard]] block::Status GetId(const BlockId& id, std::uint64_t& written) const;
   [[nodiscard]] block::Status Ranges(const Disk& disk) const;
+  // Readable, after the header.
+  [[nodiscard]] virtio::Segments Input() const {
+    return virtio::Segments(segments_).subspan(input_begin_, output_begin_ - input_begin_);
+  }
+  // Writable, before the status byte.
+  [[nodiscard]] virtio::Segments Output() const {
+    return virtio::Segments(segments_).subspan(output_begin_);
+  }
 
   bool has_header_ = false;
   block::RequestHeader header_{};
-  std::vector<virtio::Segment> input_;   // Readable, after the header.
-  std::vector<virtio::Segment> output_;  // Writable, before the status byte.
-  std::uint64_t output_bytes_ = 0;       // What output_ has in all.
-  std::byte* status_ = nullptr;          // Null when the driver gave no writable byte.
+  std::vector<virtio::Segment> segments_;
+  std::size_t input_begin_ = 0;
+  std::size_t output_begin_ = 0;
+  std::uint64_t output_bytes_ = 0;  // What Output() has in all.
+  std::byte* status_ = nullptr;     // Null when the driver gave no writable byte.
 };
 
 }  // namespace embervm::devices
