@@ -145,13 +145,14 @@ Error ImageFile::Invalid(const std::string& problem) const { return InvalidFile(
 Result<> ImageFile::OpenDirect() {
   // By the descriptor: the path may lead to another file by now.
   const std::string same = "/proc/self/fd/" + std::to_string(fd_.get());
-  direct_ = UniqueFd(::open(same.c_str(), OpenFlags(read_only_) | O_DIRECT));
-  if (!direct_.valid()) {
+  UniqueFd direct(::open(same.c_str(), OpenFlags(read_only_) | O_DIRECT));
+  if (!direct.valid()) {
     if (errno == EINVAL) {
       return std::unexpected(Invalid("its file system has no direct I/O; choose another cache"));
     }
     return std::unexpected(OpenError(path_, "open", errno));
   }
+  direct_ = std::move(direct);
   memory_alignment_ = kUsualAlignment;
   offset_alignment_ = kUsualAlignment;
   struct statx status{};
