@@ -68,8 +68,8 @@ describe('mounts', () => {
     expect(message).toContain(why);
   });
 
-  test('of another format of disk are not supported', () => {
-    expect(failure({ '/a': { disk: '/x', format: 'vdi' } }).code).toBe('ERR_UNSUPPORTED');
+  test('of another format of disk are refused', () => {
+    expect(failure({ '/a': { disk: '/x', format: 'vdi' } }).code).toBe('ERR_INVALID_CONFIG');
   });
 
   test('below /dev are fine', () => {
