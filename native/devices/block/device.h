@@ -33,8 +33,8 @@ class BlockDevice final : public virtio::Device {
     std::uint64_t errors = 0;
   };
 
-  // ERR_DRIVE_INVALID also for an id that is too long; for the others see RawDisk and
-  // Qcow2Disk.
+  // ERR_DRIVE_INVALID also for an id that is too long; for the others see RawDisk,
+  // Qcow2Disk and VmdkDisk.
   static Result<std::unique_ptr<BlockDevice>> Open(const BlockOptions& options);
   // The same over a disk of any kind: of `options`, `path`, `format` and
   // `read_only` do not count, but for a Swap().
